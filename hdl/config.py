@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AcceleratorConfig: on what a network is computed.
+
+One of the two data types that all rooms share (the other is `quant.network.IntegerNetwork`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from trilat.errors import InputError
+from trilat.files import content_hash
+
+PROTECTIONS = ("none", "clip", "zero")
+PLACES = ("both", "input", "output")
+
+
+def signed_width(lo: int, hi: int) -> int:
+    """Return the bits of the narrowest two's complement word that holds both lo and hi."""
+    return max((-lo - 1).bit_length() if lo < 0 else 0, hi.bit_length() if hi > 0 else 0) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """A weight-stationary systolic array and its lanes. All widths follow from these fields.
+
+    Attributes:
+        rows: PEs along K (input channels x kernel), 1..64.
+        cols: PEs along N (output channels), 1..64.
+        act_bits: activation word, 2..8; unsigned or two's complement, chosen per output tile.
+        weight_bits: weight word, two's complement, 2..8.
+        max_k: longest reduction (K of a GEMM) the accumulators must hold exactly.
+        psum_depth: words of one of the two psum banks of a column: the largest M of a tile.
+        protect: activation-protection unit: ``none``, ``clip`` (to the violated bound) or
+            ``zero`` (squash), after Taheri et al., ISQED 2024.
+        protect_place: where it checks: activation ``input``, requantized ``output`` or ``both``.
+    """
+
+    rows: int = 16
+    cols: int = 16
+    act_bits: int = 8
+    weight_bits: int = 8
+    max_k: int = 4608
+    psum_depth: int = 256
+    protect: str = "none"
+    protect_place: str = "both"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for the first field out of range."""
+        limits = {
+            "rows": (1, 64),
+            "cols": (1, 64),
+            "act_bits": (2, 8),
+            "weight_bits": (2, 8),
+            "max_k": (1, 65536),
+            "psum_depth": (2, 65535),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InputError(f"{name} must be an integer in {low}..{high}, not {value!r}")
+        for name, accepted in (("protect", PROTECTIONS), ("protect_place", PLACES)):
+            if getattr(self, name) not in accepted:
+                raise InputError(
+                    f"{name} must be one of {', '.join(accepted)}, not {getattr(self, name)!r}"
+                )
+        if self.max_k_tiles > 65535:
+            raise InputError(f"max_k / rows must be at most 65535, not {self.max_k_tiles}")
+        if self.acc_bits > 32:
+            raise InputError(
+                f"max_k {self.max_k} needs {self.acc_bits}-bit accumulators, more than 32: lower it"
+            )
+
+    @property
+    def checks_input(self) -> bool:
+        """Whether a protection unit checks the activation stream."""
+        return self.protect != "none" and self.protect_place in ("input", "both")
+
+    @property
+    def checks_output(self) -> bool:
+        """Whether a protection unit checks the requantized outputs."""
+        return self.protect != "none" and self.protect_place in ("output", "both")
+
+    @property
+    def product_bits(self) -> int:
+        """Width of a PE's product register: holds every activation code times every weight code."""
+        lo, hi = self._product_range()
+        return signed_width(lo, hi)
+
+    def psum_bits(self, row: int) -> int:
+        """Width of the psum register of row `row`: exactly that of row + 1 extreme products."""
+        lo, hi = self._product_range()
+        return signed_width(lo * (row + 1), hi * (row + 1))
+
+    @property
+    def max_k_tiles(self) -> int:
+        """K tiles of the longest reduction."""
+        return -(-self.max_k // self.rows)
+
+    @property
+    def acc_bits(self) -> int:
+        """Width of a psum-buffer word and of the bias: holds `max_k_tiles` full tiles exactly."""
+        lo, hi = self._product_range()
+        count = self.max_k_tiles * self.rows
+        return signed_width(lo * count, hi * count)
+
+    @property
+    def sum_bits(self) -> int:
+        """Width of accumulator plus bias, the requantizer's input and a raw logit."""
+        return self.acc_bits + 1
+
+    @property
+    def raw_beats(self) -> int:
+        """Output beats of one row of raw logits, `act_bits` of each element a beat, low first."""
+        return -(-self.sum_bits // self.act_bits)
+
+    def _product_range(self) -> tuple[int, int]:
+        # Codes of either sign convention: -2**(a-1) .. 2**a - 1; every weight code, -2**(w-1) too.
+        act = (-(1 << (self.act_bits - 1)), (1 << self.act_bits) - 1)
+        weight = (-(1 << (self.weight_bits - 1)), (1 << (self.weight_bits - 1)) - 1)
+        products = [a * w for a in act for w in weight]
+        return min(products), max(products)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> AcceleratorConfig:
+        """Read `to_json`'s data; raises InputError for unknown or bad fields."""
+        unknown = set(data) - {f.name for f in fields(AcceleratorConfig)}
+        if unknown:
+            raise InputError(f"unknown accelerator fields: {', '.join(sorted(unknown))}")
+        return AcceleratorConfig(**data)
+
+    def config_hash(self) -> str:
+        """Return 16 hex digits that name this configuration."""
+        return content_hash(self.to_json())
