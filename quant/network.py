@@ -108,7 +108,7 @@ class MaxPool(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class AvgPool(Node):
-    """``clip(round_half_even(sum * 2**(e_in - e_out) / (kh * kw)), lo, hi)``; padding counts as 0."""
+    """``clip(round_half_even(sum * 2**(e_in - e_out) / (kh * kw)), lo, hi)``; padding is 0."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -157,7 +157,7 @@ class IntegerNetwork:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check every promise that the other rooms rely on; raise ValueError on the first broken."""
+        """Check what the other rooms rely on; raise ValueError at the first broken promise."""
         known = {"input"}
         for node in self.nodes:
             missing = [i for i in node.inputs if i not in known]
