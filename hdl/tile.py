@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One output tile: what goes into the accelerator's streams, and what must come out.
+
+`reference_output` is the specification of the datapath in plain NumPy; the RTL, and every fast
+path in `faultinj`, is compared with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hdl.config import AcceleratorConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileJob:
+    """All that one output tile sends, in the accelerator's own integers.
+
+    Attributes:
+        acts: int64 (M, k_tiles * rows) activation codes, zero past K.
+        weights: int64 (k_tiles * rows, cols) weight codes, zero past K and N.
+        bias: int64 (cols,).
+        shift: int64 (cols,), 0..31; unused where `raw`.
+        lo, hi: int64 (cols,) saturation codes.
+        lo_is_bound, hi_is_bound: bool (cols,); the limit is a protection bound.
+        signed_in: activation codes are two's complement.
+        signed_out: output codes are two's complement.
+        raw: no requantization; the output rows are the sums themselves.
+        input_lo, input_hi: bounds of the input check (ignored without one).
+    """
+
+    acts: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    shift: np.ndarray
+    lo: np.ndarray
+    hi: np.ndarray
+    lo_is_bound: np.ndarray
+    hi_is_bound: np.ndarray
+    signed_in: bool
+    signed_out: bool
+    raw: bool
+    input_lo: int
+    input_hi: int
+
+    @property
+    def m(self) -> int:
+        """Activation beats per K tile, and output rows."""
+        return int(self.acts.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileOutput:
+    """What an output tile gives.
+
+    Attributes:
+        rows: int64 (M, cols) codes, or sums where the job is raw.
+        violations_in, violations_out: what the protection counters add.
+    """
+
+    rows: np.ndarray
+    violations_in: int
+    violations_out: int
+
+
+def k_tiles(config: AcceleratorConfig, job: TileJob) -> int:
+    """Return the K tiles of a job."""
+    return int(job.acts.shape[1]) // config.rows
+
+
+def round_half_even_shift(value: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """Return round_half_even(value / 2**shift) in exact int64 arithmetic, shift >= 0."""
+    value = np.asarray(value, dtype=np.int64)
+    shift = np.asarray(shift, dtype=np.int64)
+    floor = value >> shift
+    rest = value - (floor << shift)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 1)
+    up = (rest > half) | ((rest == half) & (floor & 1 == 1))
+    return floor + np.where(shift > 0, up, False)
+
+
+def wrap(value: np.ndarray, bits: int) -> np.ndarray:
+    """Return `value` as a two's complement register of `bits` bits holds it."""
+    half = np.int64(1) << (bits - 1)
+    return ((np.asarray(value, dtype=np.int64) + half) & ((np.int64(1) << bits) - 1)) - half
+
+
+def check_input(config: AcceleratorConfig, job: TileJob) -> tuple[np.ndarray, int]:
+    """Return the activations behind the input check and the violations it counts."""
+    if not config.checks_input:
+        return job.acts, 0
+    low, high = job.acts < job.input_lo, job.acts > job.input_hi
+    if config.protect == "zero":
+        checked = np.where(low | high, 0, job.acts)
+    else:
+        checked = np.clip(job.acts, job.input_lo, job.input_hi)
+    return checked, int((low | high).sum())
+
+
+def finish(config: AcceleratorConfig, job: TileJob, acc: np.ndarray) -> tuple[np.ndarray, int]:
+    """Turn psum-buffer words, int64 (M, cols), into output rows and output violations."""
+    total = wrap(acc, config.acc_bits) + job.bias
+    if job.raw:
+        return total, 0
+    code = round_half_even_shift(total, job.shift)
+    low, high = code < job.lo, code > job.hi
+    violated = (low & job.lo_is_bound) | (high & job.hi_is_bound)
+    out = np.clip(code, job.lo, job.hi)
+    if not config.checks_output:
+        return out, 0
+    if config.protect == "zero":
+        out = np.where(violated, 0, out)
+    return out, int(violated.sum())
+
+
+def reference_output(config: AcceleratorConfig, job: TileJob) -> TileOutput:
+    """Return what the accelerator must give for a job without faults."""
+    acts, violations_in = check_input(config, job)
+    acc = acts.astype(np.int64) @ job.weights.astype(np.int64)
+    rows, violations_out = finish(config, job, acc)
+    return TileOutput(rows=rows, violations_in=violations_in, violations_out=violations_out)
+
+
+def param_words(config: AcceleratorConfig, job: TileJob) -> list[int]:
+    """Return a job's 32-bit words of `s_axis_param`, laid out as in docs/architecture.md."""
+    code_mask = (1 << config.act_bits) - 1
+    words = [
+        job.m | k_tiles(config, job) << 16,
+        int(job.signed_in)
+        | int(job.raw) << 1
+        | int(job.signed_out) << 2
+        | (job.input_lo & code_mask) << 8
+        | (job.input_hi & code_mask) << 16,
+    ]
+    for c in range(config.cols):
+        words.append(int(job.bias[c]) & 0xFFFFFFFF)
+        words.append(
+            int(job.shift[c])
+            | (int(job.lo[c]) & code_mask) << 8
+            | (int(job.hi[c]) & code_mask) << 16
+            | int(job.lo_is_bound[c]) << 24
+            | int(job.hi_is_bound[c]) << 25
+        )
+    return words
