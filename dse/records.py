@@ -65,7 +65,7 @@ class TrialRecord:
         design: what was evaluated.
         objectives: one value per name in `OBJECTIVES`.
         accuracy_interval: Wilson 95 % interval of the fault-free accuracy.
-        faulty: a `faultinj.campaign.RateResult` as JSON (mean, std, min, max, ci_low, ci_high, ...).
+        faulty: a `faultinj.campaign.RateResult` as JSON (mean, std, min, max, ci_low, ...).
         cost: a `hdl.synth.Cost` as JSON.
         cycles: array cycles per inference at batch 1, streams never starved.
         stages: cost per stage, in order.
