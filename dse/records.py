@@ -121,7 +121,9 @@ class RunRecord:
         command: what reproduces it.
         settings: every flag, by name.
         data: name, sizes of the splits, classes, fingerprint.
-        model: name, input shape, float accuracies (percent), weights' origin.
+        model: name, input shape, float accuracies (percent), weights' origin, and `agreement`: per
+            network {weight_bits, act_bits, method, layers, images, words, equal}, the stored words
+            in which Brevitas, ONNX and the integer engine were compared.
         rate: fault rate per stored activation bit and how it was chosen.
         versions: of trilat and of every tool that decides a figure.
         trials: all finished ones, by number.
@@ -131,6 +133,8 @@ class RunRecord:
         stages: per stage: runs, reuses, seconds.
         seconds: wall-clock of the search so far.
         notes: what is not modelled, said in every report.
+        chosen: number of the front's trial closest to the best value of every objective (each
+            scaled to 0..1 over the front), or None while nothing is finished.
     """
 
     name: str
@@ -147,6 +151,7 @@ class RunRecord:
     stages: dict[str, dict[str, float]]
     seconds: float
     notes: tuple[str, ...] = field(default_factory=tuple)
+    chosen: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-able data."""
