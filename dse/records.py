@@ -133,8 +133,6 @@ class RunRecord:
         stages: per stage: runs, reuses, seconds.
         seconds: wall-clock of the search so far.
         notes: what is not modelled, said in every report.
-        chosen: number of the front's trial closest to the best value of every objective (each
-            scaled to 0..1 over the front), or None while nothing is finished.
     """
 
     name: str
@@ -151,7 +149,6 @@ class RunRecord:
     stages: dict[str, dict[str, float]]
     seconds: float
     notes: tuple[str, ...] = field(default_factory=tuple)
-    chosen: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-able data."""
