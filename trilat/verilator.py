@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from trilat.errors import InputError
+from trilat.files import content_hash
 
 # Debian package of every system tool that Verilator and its makefile call.
 PACKAGES = {"perl": "perl", "make": "make", "g++": "g++"}
@@ -92,8 +94,9 @@ def build(
     top: str,
     arguments: Sequence[str] = (),
     libraries: Path | None = None,
-    optimize: str = "-O2",
+    optimize: str = "-O1",
     jobs: int = 1,
+    runtime_cache: Path | None = None,
 ) -> None:
     """Compile Verilog (with C++ and `.vlt` files) into a simulator executable.
 
@@ -108,6 +111,8 @@ def build(
         libraries: folder of shared libraries that ``-LDFLAGS`` among `arguments` names by ``-l``.
         optimize: compiler flag for the code that runs in every cycle.
         jobs: parallel compiler processes.
+        runtime_cache: folder that keeps the objects of Verilator's own runtime, which are the same
+            for every design and take longer to compile than a small array; None compiles anew.
 
     Raises:
         VerilatorError: Verilator or the compiler failed.
@@ -115,32 +120,63 @@ def build(
     """
     require_tools("perl", "make", "g++")
     with tempfile.TemporaryDirectory(prefix="trilat-verilator-") as name:
-        work = Path(name)
-        root = work / "root"
-        root.symlink_to(verilator_root())
-        env = environment(root)
+        work, objects = Path(name), Path(name) / "obj"
+        (work / "root").symlink_to(verilator_root())
         (work / "python").symlink_to(sys.executable)
+        env = environment(work / "root")
         links = []
         for number, source in enumerate(sources):
             link = work / f"{number}_{Path(source).name.replace(' ', '_')}"
             link.symlink_to(Path(source).resolve())
             links.append(str(link))
-        command = ["verilator", "--cc", "--exe", "-Mdir", str(work / "obj"), "--prefix", "Vtop"]
+        command = ["verilator", "--cc", "--exe", "-Mdir", str(objects), "--prefix", "Vtop"]
         command += ["--top-module", top, "-o", "simulator", "-Wno-fatal", *arguments]
         if libraries is not None:
             (work / "libs").symlink_to(libraries)
             command += ["-LDFLAGS", f"-L{work / 'libs'}"]
         _run([*command, *links], env)
-        make = ["make", "-j", str(jobs), "-C", str(work / "obj"), "-f", "Vtop.mk"]
+        # The wheel's makefile names the compiler it was built with, and leaves the flag empty
+        # without which g++ compiles the precompiled header as a source.
+        make = ["make", "-j", str(jobs), "-C", str(objects), "-f", "Vtop.mk"]
         make += ["CXX=g++", "LINK=g++", "AR=ar", f"PYTHON3={work / 'python'}"]
-        # Empty in the wheel, which makes g++ compile the precompiled header as a source.
-        make += ["CFG_CXXFLAGS_PCH_I=-include", "CFG_CXXFLAGS_COROUTINES=-fcoroutines"]
-        make += ["CFG_CXXFLAGS_STD=-std=gnu++20", f"OPT_FAST={optimize}", "OPT_SLOW=-O0"]
+        make += ["CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimize}", "OPT_SLOW=-O0"]
         make += ["OPT_GLOBAL=-O1"]
+        if "--timing" in arguments:
+            make += ["CFG_CXXFLAGS_STD=-std=gnu++20", "CFG_CXXFLAGS_COROUTINES=-fcoroutines"]
+        names, stored = _runtime_objects(objects, "--timing" in arguments)
+        kept = runtime_cache / stored if runtime_cache is not None else None
+        if kept is not None and kept.is_dir():
+            for name in names:
+                shutil.copy(kept / name, objects / name)
+                make += ["-o", name]
         _run(make, env)
+        if kept is not None and not kept.is_dir():
+            _keep([objects / name for name in names], kept)
         partial = executable.with_name(f".{executable.name}.{os.getpid()}")
-        shutil.copy2(work / "obj" / "simulator", partial)
+        shutil.copy2(objects / "simulator", partial)
         partial.replace(executable)
+
+
+def _runtime_objects(objects: Path, timing: bool) -> tuple[list[str], str]:
+    """Return the runtime's object files for a verilated design, and the name they are kept by."""
+    text = (objects / "Vtop_classes.mk").read_text()
+    options = sorted(re.findall(r"^VM_\w+ = .*$", text, re.MULTILINE))
+    listed = re.search(r"^VM_GLOBAL_FAST \+= \\\n((?:  .*\n)*)", text, re.MULTILINE)
+    names = [f"{n}.o" for n in (listed.group(1) if listed else "").split() if n != "\\"]
+    key = content_hash([version(), options, timing, names])
+    return names, f"verilator-runtime-{key}"
+
+
+def _keep(files: list[Path], folder: Path) -> None:
+    """Copy `files` to the new folder `folder`, which is complete or absent at any moment."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    for file in files:
+        shutil.copy(file, partial / file.name)
+    try:
+        partial.rename(folder)
+    except OSError:  # Another process was faster; its objects are the same.
+        shutil.rmtree(partial)
 
 
 def _run(command: list[str], env: dict[str, str]) -> str:
