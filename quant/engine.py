@@ -225,10 +225,9 @@ def forward(network: IntegerNetwork, codes: Tensor) -> dict[str, Tensor]:
 def logits(network: IntegerNetwork, codes: Tensor, *, batch: int = 64) -> Tensor:
     """Return the raw logits of image codes, int32 (N, classes)."""
     last = network.nodes[-1].name
-    parts = [forward(network, part)[last] for part in codes.split(batch)]
-    if not parts:
-        return torch.empty((0, network.num_classes), dtype=torch.int32)
-    return torch.cat(parts)
+    if not len(codes):
+        return torch.empty((0, network.num_classes), dtype=torch.int32, device=codes.device)
+    return torch.cat([forward(network, part)[last] for part in codes.split(batch)])
 
 
 def top1(scores: Tensor) -> Tensor:
@@ -319,24 +318,31 @@ def _compute_prepared(node: Gemm, codes: Tensor, shift: np.ndarray | None) -> _P
     weight = torch.from_numpy(node.weight * factor[:, None, None, None]).to(codes.device, dtype)
     bias = torch.from_numpy(node.bias * factor).to(codes.device, dtype)
     layout = torch.contiguous_format
-    dense = height * width <= _DENSE_PIXELS
+    taps = node.weight.shape[2] * node.weight.shape[3]
+    dense = node.groups == 1 and height * width <= min(_DENSE_PIXELS, taps)
     parts = []
     for start, end in ranges:
-        part = weight[:, start:end] if node.groups == 1 else weight
+        part = weight if node.groups > 1 else weight[:, start:end]
         if dense:
-            inputs = (end - start) * height * width
-            unit = torch.eye(inputs, dtype=dtype, device=codes.device)
-            unit = unit.view(inputs, end - start, height, width)
-            with _exact_kernels():
-                part = F.conv2d(
-                    unit, part, None, node.stride, node.padding, node.dilation, node.groups
-                ).reshape(inputs, -1)
+            part = _dense(node, part, height, width, size)
         elif size[0] * size[1] >= _CHANNELS_LAST_PIXELS:
             layout = torch.channels_last
         parts.append((start, end, part.contiguous(memory_format=layout)))
     if dense:
         bias = bias.repeat_interleave(size[0] * size[1])
     return _Prepared(parts=tuple(parts), bias=bias, layout=layout, dense=dense, size=size)
+
+
+def _dense(node: Gemm, weight: Tensor, height: int, width: int, size: tuple[int, int]) -> Tensor:
+    """Return the matrix (in * H * W, out * H' * W') that a convolution of tiny images is."""
+    out, channels, kh, kw = weight.shape
+    matrix = weight.new_zeros((channels, height, width, out, *size))
+    for y, x, i, j in np.ndindex(*size, kh, kw):
+        row = y * node.stride[0] - node.padding[0] + i * node.dilation[0]
+        col = x * node.stride[1] - node.padding[1] + j * node.dilation[1]
+        if 0 <= row < height and 0 <= col < width:
+            matrix[:, row, col, :, y, x] = weight[:, :, i, j].T
+    return matrix.view(channels * height * width, -1)
 
 
 def _part_sums(node: Gemm, codes: Tensor, prepared: _Prepared) -> Iterator[Tensor]:
