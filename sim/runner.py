@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs output tiles through the simulated Verilog: many in one simulator process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache as memoize
+from pathlib import Path
+from typing import Any
+
+import cocotb_tools.config
+import find_libpython
+
+from faultinj.faults import RegisterFault
+from hdl.config import AcceleratorConfig
+from hdl.gen import generate  # noqa
+from hdl.registers import register_path
+from hdl.tile import TileJob, TileOutput, param_words
+from sim.build import build
+from sim.streams import ProtocolError, TileTiming, read_outputs, read_timings, write_stimulus
+from trilat.errors import InputError
+from trilat.files import write_json
+
+
+class SimulationError(RuntimeError):
+    """The simulator failed, or the accelerator hung; the message says where."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunResult:
+    """What a run of output tiles gave.
+
+    Attributes:
+        outputs: of every job, in order. The violation counts of a tile are exact where no other
+            tile was in flight; of tiles sent back to back only their sum is.
+        timings: cycles of every job, see TileTiming.
+        cycles: from the first accepted activation beat to the last output beat of the run.
+        seconds: wall-clock of the simulator process.
+    """
+
+    outputs: list[TileOutput]
+    timings: list[TileTiming]
+    cycles: int
+    seconds: float
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Simulated cycles per second of wall-clock, starting the simulator included."""
+        return self.timings[-1].last_output / self.seconds
+
+
+def run_jobs(
+    config: AcceleratorConfig,
+    jobs: Sequence[TileJob],
+    faults: Sequence[Sequence[RegisterFault]] | None = None,
+    *,
+    cache: Path,
+    stalls: float = 0.0,
+    seed: int = 0,
+) -> RunResult:
+    """Stream output tiles through the RTL of `config`, with register faults if wanted.
+
+    Tiles without faults follow each other back to back. A tile with faults starts when all
+    before it have left, and nothing follows until it has left, so that its cycles are those of the
+    schedule.
+
+    Args:
+        config: the accelerator; its Verilog is generated, and its simulator built or taken from
+            `cache`.
+        jobs: output tiles, at least one.
+        faults: for each job, its transient faults; None for no faults at all.
+        cache: folder of finished simulators.
+        stalls: chance in every cycle that a stream pauses, 0..0.99, on each of the four streams.
+        seed: of the pauses.
+
+    Raises:
+        InputError: a system tool is missing, or faults are combined with stalls.
+        SimulationError: the accelerator hung or the simulator failed.
+        sim.streams.ProtocolError: an output stream with wrong length, tlast or handshake.
+    """
+    faults = [[] for _ in jobs] if faults is None else faults
+    if len(faults) != len(jobs):
+        raise ValueError(f"{len(jobs)} jobs but {len(faults)} lists of faults")
+    if not 0 <= stalls <= 0.99:
+        raise InputError(f"stalls must be a chance in 0..0.99, not {stalls}")
+    if stalls and any(faults):
+        raise InputError("register faults need a run without stalls: their cycles count from it")
+    simulator = build_simulator(config, cache)
+    alone = [bool(faults[i]) or (i > 0 and bool(faults[i - 1])) for i in range(len(jobs))]
+    # The longest legal silence: the whole pipeline, the drain of a bank and the parameter words.
+    quiet = 1000 + 8 * (config.rows + config.cols + config.psum_depth)
+    plan = {"linger": quiet // 4, "moments": plan_moments(config, faults)}
+    with tempfile.TemporaryDirectory(prefix="trilat-run-") as name:
+        folder = Path(name)
+        write_stimulus(config, jobs, alone, folder)
+        write_json(folder / "plan.json", plan)
+        start = time.perf_counter()
+        verdict = _simulate(
+            simulator,
+            folder,
+            {
+                "tiles": len(jobs),
+                "stall": round(stalls * 65536),
+                "seed": seed,
+                "quiet": int(quiet / (1 - stalls)),
+            },
+        )
+        seconds = time.perf_counter() - start
+        if not verdict["finished"]:
+            raise SimulationError(
+                f"the accelerator hung in output tile {verdict['tiles_out']} of {len(jobs)}: "
+                f"nothing moved for {quiet} cycles (valid and ready of param, weight, act, out: "
+                f"{verdict['handshakes']})"
+            )
+        if verdict["moments"] != len(plan["moments"]):
+            raise SimulationError(
+                f"only {verdict['moments']} of {len(plan['moments'])} fault cycles were reached"
+            )
+        timings = read_timings(folder)
+        rows = read_outputs(config, jobs, folder)
+    if timings[-1].protocol_errors:
+        raise ProtocolError(
+            f"m_axis_out changed an offered beat {timings[-1].protocol_errors} times"
+        )
+    outputs, before = [], (0, 0)
+    for row, timing in zip(rows, timings, strict=True):
+        counts = (timing.violations_in, timing.violations_out)
+        outputs.append(
+            TileOutput(
+                rows=row,
+                violations_in=counts[0] - before[0],
+                violations_out=counts[1] - before[1],
+            )
+        )
+        before = counts
+    return RunResult(
+        outputs=outputs,
+        timings=timings,
+        cycles=timings[-1].last_output - timings[0].first_accept + 1,
+        seconds=seconds,
+    )
+
+
+def plan_moments(
+    config: AcceleratorConfig, faults: Sequence[Sequence[RegisterFault]]
+) -> list[dict[str, Any]]:
+    """Return the testbench's plan: flips grouped by tile and cycle, each register once."""
+    moments: dict[tuple[int, int], dict[str, int]] = {}
+    for tile, group in enumerate(faults):
+        for fault in group:
+            flips = moments.setdefault((tile, fault.cycle), {})
+            path = register_path(config, fault.register, fault.row, fault.col)
+            for bit in fault.bits:
+                flips[path] = flips.get(path, 0) ^ (1 << bit)
+    return [
+        {
+            "tile": tile,
+            "cycle": cycle,
+            "flips": [{"path": path, "mask": mask} for path, mask in sorted(flips.items())],
+        }
+        for (tile, cycle), flips in sorted(moments.items())
+    ]
+
+
+@memoize
+def _environment() -> dict[str, str]:
+    """Return the environment that makes the simulator find this Python and the testbench."""
+    library = find_libpython.find_libpython()
+    if library is None:
+        raise InputError(
+            "cocotb needs Python's shared library: sudo apt-get install libpython3-dev"
+        )
+    libraries = str(cocotb_tools.config.libs_dir)
+    root = str(Path(__file__).resolve().parent.parent)
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")])
+        ),
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "GPI_USERS": f"{library};{cocotb_tools.config.pygpi_entry_point()}",
+        "COCOTB_TOPLEVEL": "harness",
+        "COCOTB_TEST_MODULES": "sim.testbench",
+        "COCOTB_RESULTS_FILE": "results.xml",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "COCOTB_LOG_LEVEL": "WARNING",
+        "COCOTB_REWRITE_ASSERTION_FILES": "",
+        "COCOTB_RANDOM_SEED": "0",
+        "TOPLEVEL_LANG": "verilog",
+    }
+
+
+def _simulate(simulator: Path, folder: Path, plusargs: dict[str, int]) -> dict[str, Any]:
+    """Run the simulator in `folder`; return the testbench's verdict."""
+    command = [str(simulator), *(f"+{name}={value}" for name, value in plusargs.items())]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    verdict = folder / "verdict.json"
+    if done.returncode or not verdict.is_file():
+        tail = "\n".join(done.stdout.splitlines()[-30:])
+        raise SimulationError(f"{simulator.name} exit {done.returncode}\n{tail}")
+    data: dict[str, Any] = json.loads(verdict.read_text())
+    return data
