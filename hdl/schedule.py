@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from hdl.config import AcceleratorConfig
 
 
+# Cycles from the read of a psum-buffer word to the next read that sees its new sum.
+PSUM_LATENCY = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class GemmShape:
     """Size of one layer's work for one image: `groups` times (M x K) by (K x N)."""
@@ -60,4 +64,4 @@ def act_register_cycle(
 
 def k_tile_period(config: AcceleratorConfig, m: int) -> int:
     """Return the cycles between the first beats of two K tiles of `m` beats, without stalls."""
-    return max(m, config.rows)
+    return max(m, config.rows, PSUM_LATENCY)

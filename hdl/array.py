@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The systolic array: a column of PEs, and the triangular delays around the columns."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import AcceleratorConfig
+from hdl.module import Part, place
+from hdl.pe import ProcessingElement
+from hdl.protection import check_code
+
+
+class Column(Part):
+    """`rows` PEs, one below the other. Outputs are registers of the PEs.
+
+    Members (element 0, the top row, in the lowest bits of a vector):
+        act_in, act: codes from the column to the left, to the one to the right.
+        load_in, load: row r takes a weight from above; travels right.
+        signed_in, swap_in, act_signed, swap: into the top PE, and from it to the next column.
+        weight_in: weight for the top PE.
+        psum: of the bottom PE.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        widths = [config.psum_bits(r) for r in range(config.rows)]
+        self.pes = {w: ProcessingElement(config, psum_bits=w) for w in widths}
+        super().__init__(
+            "trilat_column",
+            {
+                "act_in": In(config.rows * config.act_bits),
+                "load_in": In(config.rows),
+                "signed_in": In(1),
+                "swap_in": In(1),
+                "weight_in": In(config.weight_bits),
+                "act": Out(config.rows * config.act_bits),
+                "load": Out(config.rows),
+                "act_signed": Out(1),
+                "swap": Out(1),
+                "psum": Out(config.psum_bits(config.rows - 1)),
+            },
+            has_reset=False,
+            parts=tuple(self.pes.values()),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Chain the PEs."""
+        m = self.new_module()
+        above: dict[str, Value] = {
+            "act_signed": self.signed_in,
+            "swap": self.swap_in,
+            "weight_loading": self.weight_in,
+        }
+        acts, loads = [], []
+        bits = self.config.act_bits
+        for row in range(self.config.rows):
+            pe = self.pes[self.config.psum_bits(row)]
+            # The width of a row's sum differs from that above by at most one bit.
+            psum_in = {}
+            if not pe.is_top:
+                wide = Signal(len(pe.psum), name=f"psum_{row}_in")
+                m.d.comb += wide.eq(above["psum"].as_signed())
+                psum_in = {"psum_in": wide}
+            out = place(
+                self,
+                m,
+                f"pe_{row}",
+                pe,
+                act_in=self.act_in[row * bits : (row + 1) * bits],
+                load_in=self.load_in[row],
+                signed_in=above["act_signed"],
+                swap_in=above["swap"],
+                weight_in=above["weight_loading"],
+                **psum_in,
+            )
+            if row == 0:
+                m.d.comb += [self.act_signed.eq(out["act_signed"]), self.swap.eq(out["swap"])]
+            acts.append(out["act"])
+            loads.append(out["load"])
+            above = dict(out)
+        m.d.comb += [
+            self.act.eq(Cat(acts)),
+            self.load.eq(Cat(loads)),
+            self.psum.eq(above["psum"]),
+        ]
+        return m
+
+
+def _delay_line(m: Module, value: Value, stages: int, name: str) -> Value:
+    """Return `value` delayed by `stages` cycles in one register vector, stage 0 lowest."""
+    if stages == 0:
+        return value
+    width = len(value)
+    line = Signal(stages * width, name=name)
+    m.d.data += line.eq(Cat(value, line[: (stages - 1) * width]))
+    return line[(stages - 1) * width :]
+
+
+class ActivationSkew(Part):
+    """The input check, and a delay of r + 1 cycles for row r.
+
+    The register vector ``row_<r>`` holds its stages 0..r, stage 0 in the lowest bits.
+
+    Members:
+        acts: an activation beat as it is on the stream.
+        act: delayed codes; all of them registers.
+        signed_in, bound_lo, bound_hi: of the tile (only with an input check).
+        violated: which codes of stage 0 were replaced (only with an input check).
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        bits = config.act_bits
+        check = {
+            "signed_in": In(1),
+            "bound_lo": In(bits),
+            "bound_hi": In(bits),
+            "violated": Out(config.rows),
+        }
+        super().__init__(
+            "trilat_activation_skew",
+            {
+                "acts": In(config.rows * bits),
+                "act": Out(config.rows * bits),
+                **(check if config.checks_input else {}),
+            },
+            has_reset=False,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build checks and delays."""
+        m = self.new_module()
+        bits = self.config.act_bits
+        rows, violations = [], []
+        for row in range(self.config.rows):
+            code: Value = self.acts[row * bits : (row + 1) * bits]
+            if self.config.checks_input:
+                code, violated = check_code(
+                    m,
+                    code,
+                    self.bound_lo,
+                    self.bound_hi,
+                    self.signed_in,
+                    squash=self.config.protect == "zero",
+                    name=f"checked_{row}",
+                )
+                violations.append(violated)
+            rows.append(_delay_line(m, code, row + 1, f"row_{row}"))
+        m.d.comb += self.act.eq(Cat(rows))
+        if self.config.checks_input:
+            m.d.data += self.violated.eq(Cat(violations))
+        return m
+
+
+class WeightSkew(Part):
+    """A delay of c + 1 cycles for the weight of column c, in the register vector ``col_<c>``."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        width = config.cols * config.weight_bits
+        super().__init__(
+            "trilat_weight_skew", {"weights": In(width), "weight": Out(width)}, has_reset=False
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the delays."""
+        m = self.new_module()
+        bits = self.config.weight_bits
+        cols = [
+            _delay_line(m, self.weights[c * bits : (c + 1) * bits], c + 1, f"col_{c}")
+            for c in range(self.config.cols)
+        ]
+        m.d.comb += self.weight.eq(Cat(cols))
+        return m
+
+
+class Deskew(Part):
+    """A delay of cols - 1 - c cycles for the sum of column c, in the register vector ``col_<c>``.
+
+    The last column has no delay: its output is the psum register of the array itself.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        width = config.cols * config.psum_bits(config.rows - 1)
+        super().__init__("trilat_deskew", {"psums": In(width), "psum": Out(width)}, has_reset=False)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the delays."""
+        m = self.new_module()
+        count = self.config.cols
+        bits = len(self.psums) // count
+        cols = [
+            _delay_line(m, self.psums[c * bits : (c + 1) * bits], count - 1 - c, f"col_{c}")
+            for c in range(count)
+        ]
+        m.d.comb += self.psum.eq(Cat(cols))
+        return m

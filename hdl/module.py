@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How trilat's Amaranth components become Verilog modules that are emitted once and instantiated.
+
+Amaranth emits one Verilog module per Python object. An array of equal PEs shall be one module
+with many instances, so every kind of module is a `Part` of its own, and a parent refers to it by
+name (an Amaranth `Instance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from amaranth.hdl import ClockDomain, Instance, Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+
+class Part(wiring.Component):
+    """A component that becomes one Verilog module.
+
+    Every part has the clock input ``aclk``; a part with control registers has ``aresetn``,
+    synchronous and active low.
+
+    Attributes:
+        verilog_name: name of the Verilog module; parts of the same name are the same module.
+        parts: the parts that this one instantiates.
+    """
+
+    def __init__(
+        self,
+        verilog_name: str,
+        members: Mapping[str, Any],
+        *,
+        has_reset: bool,
+        parts: tuple[Part, ...] = (),
+    ) -> None:
+        reset = {"aresetn": In(1)} if has_reset else {}
+        super().__init__({"aclk": In(1), **reset, **members})
+        self.verilog_name = verilog_name
+        self.parts = parts
+
+    def new_module(self) -> Module:
+        """Return an Amaranth module with two domains on ``aclk``.
+
+        ``data`` has no reset; ``sync``, for control, has that of ``aresetn``, if the part has it.
+        """
+        m = Module()
+        data = ClockDomain("data", reset_less=True)
+        data.clk = self.aclk
+        m.domains += data
+        if "aresetn" in self.signature.members:
+            sync = ClockDomain("sync")
+            sync.clk = self.aclk
+            m.domains += sync
+            m.d.comb += sync.rst.eq(~self.aresetn)
+        return m
+
+    def hierarchy(self) -> Iterator[Part]:
+        """Yield this part and every part below it, each kind once, parents first."""
+        seen: dict[str, Part] = {}
+        waiting: list[Part] = [self]
+        while waiting:
+            part = waiting.pop(0)
+            if part.verilog_name not in seen:
+                seen[part.verilog_name] = part
+                waiting.extend(part.parts)
+        yield from seen.values()
+
+
+def place(parent: Part, m: Module, name: str, part: Part, **inputs: Value) -> dict[str, Signal]:
+    """Instantiate `part` as `name` in `m`; clock and reset are connected by this function.
+
+    Args:
+        parent: the part that `m` elaborates.
+        m: module that gets the instance.
+        name: of the instance.
+        part: what to instantiate.
+        inputs: a value for every input of the part but the clock and the reset.
+
+    Returns:
+        A signal for every output of the part, by port name, named ``<instance>_<port>``.
+    """
+    members = part.signature.members
+    expected = {k for k, v in members.items() if v.flow == In} - {"aclk", "aresetn"}
+    if expected != set(inputs):
+        raise TypeError(f"{name}: inputs {sorted(expected ^ set(inputs))} missing or unknown")
+    clocks = {k: getattr(parent, k) for k in ("aclk", "aresetn") if k in members}
+    outputs = {k: Signal(v.shape, name=f"{name}_{k}") for k, v in members.items() if v.flow != In}
+    m.submodules[name] = Instance(
+        part.verilog_name,
+        **{f"i_{k}": v for k, v in (clocks | inputs).items()},
+        **{f"o_{k}": v for k, v in outputs.items()},
+    )
+    return outputs

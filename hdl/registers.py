@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the registers of the published schedule are in the emitted Verilog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hdl.config import AcceleratorConfig
+from trilat.errors import InputError, unknown_name
+
+REGISTER_CLASSES = (
+    "pe_activation",
+    "product",
+    "psum",
+    "weight_loading",
+    "weight_active",
+    "skew",
+    "deskew",
+)
+
+_PE_REGISTERS = {
+    "pe_activation": "act",
+    "product": "product",
+    "psum": "psum",
+    "weight_loading": "weight_loading",
+    "weight_active": "weight_active",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterSlice:
+    """Bits of a Verilog variable below the top module.
+
+    Attributes:
+        path: hierarchical name, e.g. ``"col_3.pe_5.act"``.
+        low: lowest bit of the register in that variable.
+        bits: width of the register.
+    """
+
+    path: str
+    low: int
+    bits: int
+
+
+def register_slice(
+    config: AcceleratorConfig, register_class: str, row: int, col: int
+) -> RegisterSlice:
+    """Return the place of a register.
+
+    Args:
+        config: the accelerator.
+        register_class: one of `REGISTER_CLASSES`.
+        row: row of the PE or of the skew line; stage of a deskew line.
+        col: column of the PE or of the deskew line; stage of a skew line.
+
+    Raises:
+        InputError: there is no such class, or no such register in this configuration.
+    """
+    rows, cols = config.rows, config.cols
+    if register_class in _PE_REGISTERS:
+        count, bits = (
+            (rows, cols),
+            {
+                "pe_activation": config.act_bits,
+                "product": config.product_bits,
+                "psum": config.psum_bits(min(max(row, 0), rows - 1)),
+            }.get(register_class, config.weight_bits),
+        )
+        place = RegisterSlice(
+            path=f"col_{col}.pe_{row}.{_PE_REGISTERS[register_class]}", low=0, bits=bits
+        )
+    elif register_class == "skew":
+        count, bits = (rows, row + 1), config.act_bits
+        place = RegisterSlice(path=f"skew.row_{row}", low=col * bits, bits=bits)
+    elif register_class == "deskew":
+        count, bits = (cols - 1 - col, cols), config.psum_bits(rows - 1)
+        place = RegisterSlice(path=f"deskew.col_{col}", low=row * bits, bits=bits)
+    else:
+        raise unknown_name("register class", register_class, list(REGISTER_CLASSES))
+    if not (0 <= row < count[0] and 0 <= col < count[1]):
+        raise InputError(
+            f"there is no {register_class} register at row {row}, column {col} "
+            f"in an array of {rows} x {cols}"
+        )
+    return place
+
+
+def register_path(config: AcceleratorConfig, register_class: str, row: int, col: int) -> str:
+    """Return the hierarchical name of `register_slice` below the top module."""
+    return register_slice(config, register_class, row, col).path
