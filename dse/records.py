@@ -85,6 +85,18 @@ class TrialRecord:
     network_hash: str
     pareto: bool = False
 
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> TrialRecord:
+        """Read the data of `dataclasses.asdict`, once through JSON."""
+        return TrialRecord(
+            **{
+                **data,
+                "design": Design(**data["design"]),
+                "accuracy_interval": tuple(data["accuracy_interval"]),
+                "stages": tuple(StageCost(**stage) for stage in data["stages"]),
+            }
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointRecord:
@@ -158,17 +170,7 @@ class RunRecord:
     def from_json(data: dict[str, Any]) -> RunRecord:
         """Read `to_json`'s data."""
         data = dict(data)
-        data["trials"] = tuple(
-            TrialRecord(
-                **{
-                    **t,
-                    "design": Design(**t["design"]),
-                    "accuracy_interval": tuple(t["accuracy_interval"]),
-                    "stages": tuple(StageCost(**s) for s in t["stages"]),
-                }
-            )
-            for t in data["trials"]
-        )
+        data["trials"] = tuple(TrialRecord.from_json(trial) for trial in data["trials"])
         data["points"] = tuple(
             PointRecord(
                 **{

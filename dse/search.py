@@ -190,25 +190,31 @@ def hypervolume_history(values: Sequence[Values]) -> tuple[tuple[float, ...], di
     kept = np.empty((0, loss.shape[1]))
     total = 0.0
     for point in scaled:
-        # What a point adds: its own box less what earlier points dominate of it.
-        total += float(np.prod(1 - point)) - _volume(np.maximum(kept, point))
+        if not (kept <= point).all(axis=1).any():
+            # What a point adds: its own box less what earlier points dominate of it.
+            total += float(np.prod(1 - point)) - _volume(np.maximum(kept, point))
+            kept = np.vstack([kept[~(point <= kept).all(axis=1)], point])
         history.append(total)
-        kept = _nondominated(np.vstack([kept, point]))
     named = dict(zip(OBJECTIVES, (reference * _SIGNS).tolist(), strict=True))
     return tuple(history), named
 
 
-def _nondominated(points: np.ndarray) -> np.ndarray:
-    """Return the distinct rows that no other row dominates."""
-    points = np.unique(points, axis=0)
-    below = (points[:, None, :] <= points[None, :, :]).all(axis=2).sum(axis=0)
-    return points[below == 1]  # below no other than itself
-
-
 def _volume(points: np.ndarray) -> float:
-    """Return the volume of the unit box that `points` (n, d) dominate, exactly (WFG)."""
-    points = _nondominated(points)
+    """Return the volume of the unit box that `points` (n, 4) dominate, exactly.
+
+    Sweeps the last objective; behind the sweep `lowest` is, over the cells of a grid through all
+    points' first two objectives, the least third one that dominates the cell. O(n**3) in all.
+    """
+    points = points[np.argsort(points[:, 3], kind="stable")]
+    grids = [np.append(np.unique(points[:, axis]), 1.0) for axis in (0, 1)]
+    first, second = (np.searchsorted(grid, points[:, axis]) for axis, grid in enumerate(grids))
+    area = np.outer(*(np.diff(grid) for grid in grids))
+    lowest = np.ones_like(area)
+    depths = np.diff(np.append(points[:, 3], 1.0))
     total = 0.0
     for i, point in enumerate(points):
-        total += float(np.prod(1 - point)) - _volume(np.maximum(points[i + 1 :], point))
+        cells = lowest[first[i] :, second[i] :]
+        np.minimum(cells, point[2], out=cells)
+        if depths[i] > 0:
+            total += float((area * (1 - lowest)).sum()) * depths[i]
     return total
