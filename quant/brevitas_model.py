@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Brevitas model of traced operations, with constant power-of-two scales.
+
+Evaluation runs Brevitas's own quantizers. Training computes the same values with fused kernels
+(`_fake_quantize`), because elementwise quantizer arithmetic over millions of weights and
+activations would take a third of a step; a test holds both equal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from brevitas.inject.enum import ScalingImplType
+from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
+from brevitas.nn.quant_layer import QuantNonLinearActLayer
+from brevitas.quant.base import IntQuant, PerChannelPoTScaling8bit
+from brevitas.quant.fixed_point import (
+    Int8ActPerTensorFixedPoint,
+    Int8WeightPerChannelFixedPoint,
+    Uint8ActPerTensorFixedPoint,
+)
+from brevitas.quant.solver.bias import BiasQuantSolver
+from torch import Tensor, nn
+
+from quant.calibration import Formats, high_code, weight_limit
+from quant.convolution import conv2d
+from quant.network import TensorFormat
+from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp
+
+
+class _Weight(Int8WeightPerChannelFixedPoint):
+    """Narrow signed weights with a constant scale per output channel."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_stats_op = None
+    scaling_min_val = None
+
+
+class _Bias(IntQuant, PerChannelPoTScaling8bit, BiasQuantSolver):
+    """Integer bias at the accumulator's scale, given as a constant."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    requires_input_scale = False
+
+
+class _Signed(Int8ActPerTensorFixedPoint):
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_min_val = None
+
+
+class _Unsigned(Uint8ActPerTensorFixedPoint):
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_min_val = None
+
+
+class BrevitasModel(nn.Module):
+    """Runs traced operations with Brevitas layers for all that is quantized.
+
+    Attributes:
+        ops: what it computes; their weights are those before training.
+        formats: the constant scales.
+        gemms: Brevitas layers by name of the operation (dots as slashes).
+        acts: Brevitas activation quantizers by name, ``"input"`` included.
+    """
+
+    def __init__(self, ops: Sequence[Op], formats: Formats) -> None:
+        super().__init__()
+        self.ops = tuple(ops)
+        self.formats = formats
+        self.gemms = nn.ModuleDict()
+        self.acts = nn.ModuleDict({"input": _activation(formats.tensors["input"], "none")})
+        for op in self.ops:
+            if isinstance(op, GemmOp):
+                self.gemms[_key(op.name)] = _layer(op, formats)
+            if op.name in formats.tensors and not _keeps_format(op):
+                activation = op.activation
+                if activation == "none" and not formats.tensors[op.name].signed:
+                    activation = "relu"  # changes nothing: the values are not negative
+                self.acts[_key(op.name)] = _activation(formats.tensors[op.name], activation)
+
+    def layer(self, name: str) -> QuantConv2d | QuantLinear:
+        """Return the Brevitas layer of an operation."""
+        return self.gemms[_key(name)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, classes) of normalized images (N, C, H, W)."""
+        return deque(self.outputs(images), maxlen=1)[0][1].flatten(1)
+
+    def outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor's name and dequantized values, ``"input"`` first, logits last.
+
+        A tensor is let go after its last consumer.
+        """
+        last_use = {name: k for k, op in enumerate(self.ops) for name in op.inputs}
+        values = {"input": self._quantize("input", None, images)}
+        yield "input", values["input"]
+        for k, op in enumerate(self.ops):
+            result = self._compute(op, [values[name] for name in op.inputs])
+            if _key(op.name) in self.acts:
+                result = self._quantize(op.name, op, result)
+            for name in op.inputs:
+                if last_use[name] == k:
+                    values.pop(name, None)
+            values[op.name] = result
+            yield op.name, result
+
+    def _compute(self, op: Op, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0]
+        if isinstance(op, GemmOp):
+            return self._multiply(op, x)
+        if isinstance(op, PoolOp):
+            pool = F.max_pool2d if op.kind == "max" else F.avg_pool2d
+            return pool(x, op.kernel, op.stride, op.padding)
+        if isinstance(op, AddOp):
+            return inputs[0] + inputs[1]
+        return x.reshape(len(x), -1, 1, 1) if isinstance(op, FlattenOp) else x
+
+    def _multiply(self, op: GemmOp, x: Tensor) -> Tensor:
+        layer = self.layer(op.name)
+        if not self.training:
+            y = layer(x.flatten(1)) if op.kind == "linear" else layer(x)
+            return y.view(len(x), -1, 1, 1) if op.kind == "linear" else y
+        limit = weight_limit(self.formats.weight_bits)
+        scale = _powers(self.formats.weights[op.name], layer.weight)
+        weight = _FakeQuantizeParameter.apply(
+            layer.weight, scale.view(-1, *[1] * (layer.weight.dim() - 1)), -limit, limit
+        )
+        half = 1 << (self.formats.bias_bits - 1)
+        scale = _powers(self.formats.bias_exponent(op), layer.bias)
+        bias = _FakeQuantizeParameter.apply(layer.bias, scale, -half, half - 1)
+        if op.kind == "linear":
+            return F.linear(x.flatten(1), weight, bias).view(len(x), -1, 1, 1)
+        return conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+
+    def _quantize(self, name: str, op: Op | None, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.acts[_key(name)](x)
+        fmt = self.formats.tensors[name]
+        hi = high_code(op, fmt) if op is not None else fmt.hi
+        return _FakeQuantize.apply(x, 2.0**fmt.exponent, fmt.lo, hi)
+
+
+def build_model(ops: Sequence[Op], formats: Formats) -> BrevitasModel:
+    """Return a Brevitas model in evaluation mode that starts from the operations' weights."""
+    model = BrevitasModel(ops, formats)
+    with torch.no_grad():
+        for op in ops:
+            if isinstance(op, GemmOp):
+                layer = model.layer(op.name)
+                layer.weight.copy_(op.weight.view_as(layer.weight))
+                layer.bias.copy_(op.bias)
+    return model.eval()
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Activations: the gradient passes where the value is within the range of the codes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, lo: int, hi: int) -> Tensor:
+        ctx.save_for_backward(x)
+        # As a ReLU: at and below 0 there is no gradient.
+        ctx.range = ((lo - 0.5 if lo else 0.0) * scale, (hi + 0.5) * scale)
+        return (x * (1 / scale)).round_().clamp_(lo, hi).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        passed = torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.range)
+        return passed, None, None, None
+
+
+class _FakeQuantizeParameter(torch.autograd.Function):
+    """Weights: the gradient passes straight through, as in Brevitas with constant scales."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
+        return (x / scale).round_().clamp_(lo, hi).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None, None, None
+
+
+def _key(name: str) -> str:
+    # A ModuleDict takes no dots; a module path has no slash.
+    return name.replace(".", "/")
+
+
+def _keeps_format(op: Op) -> bool:
+    return isinstance(op, FlattenOp) or (isinstance(op, PoolOp) and op.kind == "max")
+
+
+def _powers(exponents: Any, like: Tensor) -> Tensor:
+    return torch.exp2(torch.as_tensor(exponents, dtype=torch.float64)).to(like)
+
+
+def _activation(fmt: TensorFormat, activation: str) -> QuantNonLinearActLayer:
+    # Brevitas takes a threshold, 2**(bits of the magnitude) scales.
+    threshold = 2.0 ** (fmt.exponent + fmt.bits - int(fmt.signed))
+    settings = {"bit_width": fmt.bits, "scaling_init": threshold, "return_quant_tensor": False}
+    if fmt.signed:
+        return QuantIdentity(act_quant=_Signed, **settings)
+    if activation == "relu6":
+        return QuantNonLinearActLayer(
+            act_impl=nn.ReLU6,
+            passthrough_act=True,
+            input_quant=None,
+            act_quant=_Unsigned,
+            **settings,
+        )
+    return QuantReLU(act_quant=_Unsigned, **settings)
+
+
+def _layer(op: GemmOp, formats: Formats) -> QuantConv2d | QuantLinear:
+    weight = op.weight if op.kind == "conv" else op.weight.flatten(1)
+    exponents = torch.from_numpy(formats.weights[op.name])
+    threshold = torch.exp2((exponents + formats.weight_bits - 1).float())
+    settings: dict[str, Any] = {
+        "bias": True,
+        "weight_quant": _Weight,
+        "weight_bit_width": formats.weight_bits,
+        "weight_scaling_init": threshold.view(-1, *[1] * (weight.dim() - 1)),
+        "bias_quant": _Bias,
+        "bias_bit_width": formats.bias_bits,
+        "bias_scaling_init": torch.exp2(
+            torch.from_numpy(formats.bias_exponent(op) + formats.bias_bits - 1).float()
+        ),
+    }
+    if op.kind == "linear":
+        return QuantLinear(weight.shape[1], weight.shape[0], **settings)
+    return QuantConv2d(
+        weight.shape[1] * op.groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=op.stride,
+        padding=op.padding,
+        dilation=op.dilation,
+        groups=op.groups,
+        **settings,
+    )
