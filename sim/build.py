@@ -12,11 +12,13 @@ import importlib.metadata
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import cocotb_tools.config
 
 from hdl.config import AcceleratorConfig
+from hdl.gen import generate
 from trilat import verilator
 from trilat.files import content_hash, write_text
 
@@ -26,6 +28,12 @@ _HARNESS_PORTS = (
     "aclk", "aresetn", "alarm_tile", "alarm_cycle", "attention", "finished", "hung", "tiles_out",
     "handshakes",
 )  # fmt: skip
+# Registers of the array that faults are written to: (module, variable).
+FAULT_REGISTERS = (
+    ("trilat_pe_*", "act"), ("trilat_pe_*", "product"), ("trilat_pe_*", "psum"),
+    ("trilat_pe_*", "weight_active"), ("trilat_pe_*", "weight_loading"),
+    ("trilat_activation_skew", "row_*"), ("trilat_deskew", "col_*"),
+)  # fmt: skip
 
 
 def stream_bytes(elements: int, bits: int) -> int:
@@ -33,16 +41,28 @@ def stream_bytes(elements: int, bits: int) -> int:
     return -(-elements * bits // 8)
 
 
+@cache
+def build_simulator(config: AcceleratorConfig, folder: Path, jobs: int = 1) -> Path:
+    """Return the simulator of a configuration's Verilog, with every fault register accessible.
+
+    Args:
+        config: the accelerator.
+        folder: cache of finished simulators.
+        jobs: parallel compiler processes.
+    """
+    return build(config, generate(config), folder, registers=FAULT_REGISTERS, jobs=jobs)
+
+
 def build(
     config: AcceleratorConfig,
     verilog: str,
-    cache: Path,
+    folder: Path,
     *,
     registers: Sequence[tuple[str, str]] = (),
-    top: str = "trilat",
+    top: str = "trilat_accelerator",
     jobs: int = 1,
 ) -> Path:
-    """Return the simulator of `verilog` in its harness, from `cache` if it is there.
+    """Return the simulator of `verilog` in its harness, from `folder` if it is there.
 
     Concurrent builds of the same simulator are safe: each works in a folder of its own and the
     last one to finish replaces the file.
@@ -50,7 +70,7 @@ def build(
     Args:
         config: what the Verilog was generated from.
         verilog: text of all modules.
-        cache: folder of finished simulators.
+        folder: cache of finished simulators.
         registers: (module, variable) names, `*` allowed, that faults can be written to.
         top: name of the accelerator's top module.
         jobs: parallel compiler processes.
@@ -65,6 +85,8 @@ def build(
     )
     arguments = (
         "--vpi", "--no-timing", "-O3", "--x-assign", "fast", f"+define+DUT={top}",
+        *(["+define+CHECKS_INPUT"] if config.checks_input else []),
+        *(["+define+CHECKS_OUTPUT"] if config.checks_output else []),
         f"-GWEIGHT_BYTES={stream_bytes(config.cols, config.weight_bits)}",
         f"-GACT_BYTES={stream_bytes(config.rows, config.act_bits)}",
         f"-GOUT_BYTES={stream_bytes(config.cols, config.act_bits)}",
@@ -82,10 +104,10 @@ def build(
             importlib.metadata.version("cocotb"),
         ]
     )
-    executable = cache / f"simulator-{key}"
+    executable = folder / f"simulator-{key}"
     if os.access(executable, os.X_OK):
         return executable
-    cache.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="trilat-sim-") as name:
         source, vlt = Path(name) / "accelerator.v", Path(name) / "accessible.vlt"
         write_text(source, verilog)
@@ -98,6 +120,6 @@ def build(
             arguments=arguments,
             libraries=Path(cocotb_tools.config.libs_dir),
             jobs=jobs,
-            runtime_cache=cache,
+            runtime_cache=folder,
         )
     return executable

@@ -9,7 +9,10 @@
 //                                    before this beat is offered, 1 byte flags (bit 0 tlast, bit 1
 //                                    first beat of an output tile), then tdata, highest byte first
 //   output.txt    one line per output beat: tlast and tdata, in hexadecimal
-//   tiles.txt     one line per output tile: see `$fdisplay` below
+//   tiles.txt     one line per output tile that left: cycle of its first activation beat, cycle of
+//                 its last output beat
+//   counters.txt  violations_in, violations_out and breaches of the output's protocol, one line
+//                 when each output tile but the first starts, and one at the end
 //
 // Plusargs: +tiles=N output tiles in all, +stall=0..65535 chance in 65536 that a stream pauses
 // for a cycle, +seed=N of the pauses, +quiet=N cycles without a transfer that count as a hang.
@@ -86,7 +89,7 @@ module harness #(
     output wire [7:0] handshakes
 );
   integer tiles, stall, seed, quiet_limit;
-  integer output_file, tiles_file;
+  integer output_file, tiles_file, counters_file;
   reg [63:0] random, shuffled;
   reg [31:0] now, act_tile, act_cycle, quiet, protocol_errors;
   reg [31:0] first_accept[0:15];
@@ -128,8 +131,20 @@ module harness #(
       .s_axis_act_tdata(act_tdata), .s_axis_act_tvalid(act_tvalid),
       .s_axis_act_tready(act_tready), .s_axis_act_tlast(act_tlast),
       .m_axis_out_tdata(out_tdata), .m_axis_out_tvalid(out_tvalid),
-      .m_axis_out_tready(out_tready), .m_axis_out_tlast(out_tlast),
-      .violations_in(violations_in), .violations_out(violations_out));
+`ifdef CHECKS_INPUT
+      .violations_in(violations_in),
+`endif
+`ifdef CHECKS_OUTPUT
+      .violations_out(violations_out),
+`endif
+      .m_axis_out_tready(out_tready), .m_axis_out_tlast(out_tlast));
+`ifndef CHECKS_INPUT
+  assign violations_in = 32'd0;
+`endif
+`ifndef CHECKS_OUTPUT
+  assign violations_out = 32'd0;
+`endif
+
 
   assign handshakes = {
       param_tvalid, param_tready, weight_tvalid, weight_tready,
@@ -151,6 +166,7 @@ module harness #(
     random = {32'h9e3779b9, seed ^ 32'h7f4a7c15};
     output_file = $fopen("output.txt", "w");
     tiles_file = $fopen("tiles.txt", "w");
+    counters_file = $fopen("counters.txt", "w");
     {now, tiles_out, quiet, protocol_errors, act_cycle} = 0;
     act_tile = 32'hffffffff;
     {attention, finished, hung, holding} = 0;
@@ -167,6 +183,8 @@ module harness #(
       act_cycle <= this_cycle + 1;
       act_tile <= this_tile;
       if (tile_starts) first_accept[this_tile[3:0]] <= now;
+      if (tile_starts & this_tile != 0)
+        $fdisplay(counters_file, "%0d %0d %0d", violations_in, violations_out, protocol_errors);
       // A beat that was offered and not taken must stay as it is.
       if (holding & (~out_tvalid | held != {out_tlast, out_tdata}))
         protocol_errors <= protocol_errors + 1;
@@ -175,9 +193,7 @@ module harness #(
       if (out_tvalid & out_tready) begin
         $fdisplay(output_file, "%x %x", out_tlast, out_tdata);
         if (out_tlast) begin
-          // Cycles of the first activation beat and of the last output beat, counters so far.
-          $fdisplay(tiles_file, "%0d %0d %0d %0d %0d", first_accept[tiles_out[3:0]], now,
-              violations_in, violations_out, protocol_errors);
+          $fdisplay(tiles_file, "%0d %0d", first_accept[tiles_out[3:0]], now);
           tiles_out <= tiles_out + 1;
         end
       end
@@ -198,6 +214,8 @@ module harness #(
     end
 
   final begin
+    $fdisplay(counters_file, "%0d %0d %0d", violations_in, violations_out, protocol_errors);
+    $fclose(counters_file);
     $fclose(output_file);
     $fclose(tiles_file);
   end

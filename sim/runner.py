@@ -20,11 +20,10 @@ import find_libpython
 
 from faultinj.faults import RegisterFault
 from hdl.config import AcceleratorConfig
-from hdl.gen import generate  # noqa
-from hdl.registers import register_path
-from hdl.tile import TileJob, TileOutput, param_words
-from sim.build import build
-from sim.streams import ProtocolError, TileTiming, read_outputs, read_timings, write_stimulus
+from hdl.registers import register_slice
+from hdl.tile import TileJob, TileOutput
+from sim.build import build_simulator
+from sim.streams import TileTiming, read_counters, read_outputs, read_timings, write_stimulus
 from trilat.errors import InputError
 from trilat.files import write_json
 
@@ -124,24 +123,13 @@ def run_jobs(
                 f"only {verdict['moments']} of {len(plan['moments'])} fault cycles were reached"
             )
         timings = read_timings(folder)
+        counts = read_counters(folder)
         rows = read_outputs(config, jobs, folder)
-    if timings[-1].protocol_errors:
-        raise ProtocolError(
-            f"m_axis_out changed an offered beat {timings[-1].protocol_errors} times"
-        )
-    outputs, before = [], (0, 0)
-    for row, timing in zip(rows, timings, strict=True):
-        counts = (timing.violations_in, timing.violations_out)
-        outputs.append(
-            TileOutput(
-                rows=row,
-                violations_in=counts[0] - before[0],
-                violations_out=counts[1] - before[1],
-            )
-        )
-        before = counts
     return RunResult(
-        outputs=outputs,
+        outputs=[
+            TileOutput(rows=row, violations_in=int(count[0]), violations_out=int(count[1]))
+            for row, count in zip(rows, counts, strict=True)
+        ],
         timings=timings,
         cycles=timings[-1].last_output - timings[0].first_accept + 1,
         seconds=seconds,
@@ -156,9 +144,9 @@ def plan_moments(
     for tile, group in enumerate(faults):
         for fault in group:
             flips = moments.setdefault((tile, fault.cycle), {})
-            path = register_path(config, fault.register, fault.row, fault.col)
+            place = register_slice(config, fault.register, fault.row, fault.col)
             for bit in fault.bits:
-                flips[path] = flips.get(path, 0) ^ (1 << bit)
+                flips[place.path] = flips.get(place.path, 0) ^ (1 << (place.low + bit))
     return [
         {
             "tile": tile,

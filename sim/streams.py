@@ -89,35 +89,37 @@ def _records(beats: np.ndarray, after: int, *, period: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class TileTiming:
-    """When an output tile ran, in cycles since reset, and the counters when it had left.
+    """When an output tile ran, in cycles since reset.
 
     Attributes:
         first_accept: cycle in which its first activation beat was accepted.
         last_output: cycle in which its last output beat was taken.
-        violations_in, violations_out: accumulated counters in that cycle.
-        protocol_errors: changes of an offered but not taken output beat so far.
     """
 
     first_accept: int
     last_output: int
-    violations_in: int
-    violations_out: int
-    protocol_errors: int
 
 
 def read_timings(folder: Path) -> list[TileTiming]:
     """Return the timings of the output tiles that left, from ``tiles.txt``."""
-    lines = (folder / "tiles.txt").read_text().splitlines()
-    return [
-        TileTiming(
-            first_accept=values[0],
-            last_output=values[1],
-            violations_in=values[2],
-            violations_out=values[3],
-            protocol_errors=values[4],
-        )
-        for values in ([int(v) for v in line.split()] for line in lines)
-    ]
+    pairs = [line.split() for line in (folder / "tiles.txt").read_text().splitlines()]
+    return [TileTiming(first_accept=int(a), last_output=int(b)) for a, b in pairs]
+
+
+def read_counters(folder: Path) -> np.ndarray:
+    """Return what each output tile added to the counters, int64 (tiles, 2), ``counters.txt``.
+
+    Columns: violations_in, violations_out. What was counted between a tile's start and the next
+    one's is its own where tiles do not overlap; the sum over tiles is exact in any case.
+
+    Raises:
+        ProtocolError: an offered output beat changed before it was taken.
+    """
+    lines = (folder / "counters.txt").read_text().splitlines()
+    values = np.array([[int(v) for v in line.split()] for line in lines], dtype=np.int64)
+    if values[-1, 2]:
+        raise ProtocolError(f"m_axis_out changed an offered beat {values[-1, 2]} times")
+    return np.diff(values[:, :2], axis=0, prepend=0)
 
 
 def read_outputs(
