@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fault is a value: where, which bits, when, what kind. The same one runs in software and RTL."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hdl.config import AcceleratorConfig
+from hdl.registers import register_slice
+from trilat.errors import InputError, unknown_name
+
+KINDS = ("flip", "stuck0", "stuck1")
+# Registers of the array whose faults `faultinj.tile_faults` predicts; see docs/architecture.md.
+REGISTERS = ("skew", "pe_activation", "product", "psum", "deskew", "weight_active")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryFault:
+    """Bits of one stored code: of the image, or of a layer's requantized output.
+
+    Attributes:
+        tensor: ``"input"`` or the name of a layer with quantized output.
+        image: index of the image in the run.
+        element: index of the code in (C, H, W) order.
+        bits: which bits of the code, 0 is the lowest.
+        kind: ``flip``, ``stuck0`` or ``stuck1``.
+    """
+
+    tensor: str
+    image: int
+    element: int
+    bits: tuple[int, ...]
+    kind: str = "flip"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an unknown kind."""
+        _check_kind(self.kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterFault:
+    """Bits of one register of the systolic array.
+
+    Attributes:
+        layer: name of the layer.
+        image: index of the image in the run.
+        tile: index of the output tile within the layer, in the order of
+            `hdl.schedule.output_tiles`.
+        register: class of the register, one of `REGISTERS`.
+        row, col: of the PE. For ``skew``, `row` is the row and `col` the stage (0..row); for
+            ``deskew``, `col` is the column and `row` the stage (0..cols - 2 - col), as in
+            `hdl.registers`.
+        bits: which bits of the register, 0 is the lowest.
+        cycle: of the output tile, 0 being that of its first accepted activation beat in a run
+            without stalls; None for a permanent fault (``stuck0``, ``stuck1``).
+        kind: ``flip``, ``stuck0`` or ``stuck1``.
+    """
+
+    layer: str
+    image: int
+    tile: int
+    register: str
+    row: int
+    col: int
+    bits: tuple[int, ...]
+    cycle: int | None
+    kind: str = "flip"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an unknown register or kind, or a kind without its time."""
+        if self.register not in REGISTERS:
+            raise unknown_name("register", self.register, list(REGISTERS))
+        _check_kind(self.kind)
+        if (self.cycle is None) == (self.kind == "flip"):
+            raise InputError("a flip needs a cycle, and a stuck-at fault has none")
+
+
+Fault = MemoryFault | RegisterFault
+
+
+def to_json(fault: Fault) -> dict[str, Any]:
+    """Return JSON-able data that names the fault completely."""
+    site = "memory" if isinstance(fault, MemoryFault) else "register"
+    return {"site": site, **asdict(fault), "bits": list(fault.bits)}
+
+
+def from_json(data: dict[str, Any]) -> Fault:
+    """Read `to_json`'s data; raises InputError if it is something else."""
+    fields = dict(data)
+    site = fields.pop("site", None)
+    try:
+        fields["bits"] = tuple(int(b) for b in fields["bits"])
+        if site == "memory":
+            return MemoryFault(**fields)
+        if site == "register":
+            return RegisterFault(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"this is no fault: {error!r}") from None
+    raise InputError(f"a fault's site is memory or register, not {site!r}")
+
+
+def check_register_fault(config: AcceleratorConfig, fault: RegisterFault) -> None:
+    """Raise InputError where the accelerator has no such register or bit."""
+    width = register_slice(config, fault.register, fault.row, fault.col).bits
+    if not fault.bits or min(fault.bits) < 0 or max(fault.bits) >= width:
+        raise InputError(f"{fault.register} has bits 0..{width - 1}, not {fault.bits}")
+
+
+def written(
+    value: np.ndarray, width: int, signed: bool, bits: tuple[int, ...], kind: str
+) -> np.ndarray:
+    """Return codes as a faulty word of `width` bits holds them.
+
+    Args:
+        value: int64 codes that fit the word.
+        width: of the word.
+        signed: how its bits are read: two's complement or unsigned.
+        bits: the faulty bits; naming one twice is naming it once.
+        kind: what happens to them.
+    """
+    mask = sum(1 << bit for bit in set(bits))
+    word = np.asarray(value, dtype=np.int64) & ((1 << width) - 1)
+    if kind == "flip":
+        word = word ^ mask
+    elif kind == "stuck1":
+        word = word | mask
+    else:
+        word = word & ~mask
+    if signed:
+        half = 1 << (width - 1)
+        word = (word ^ half) - half
+    return word
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise unknown_name("kind of fault", kind, list(KINDS))
