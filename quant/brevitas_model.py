@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from quant.calibration import Formats, high_code, weight_limit
 from quant.convolution import conv2d
 from quant.network import TensorFormat
-from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp
+from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp, keeps_format
 
 
 class _Weight(Int8WeightPerChannelFixedPoint):
@@ -76,7 +76,7 @@ class BrevitasModel(nn.Module):
         for op in self.ops:
             if isinstance(op, GemmOp):
                 self.gemms[_key(op.name)] = _layer(op, formats)
-            if op.name in formats.tensors and not _keeps_format(op):
+            if op.name in formats.tensors and not keeps_format(op):
                 activation = op.activation
                 if activation == "none" and not formats.tensors[op.name].signed:
                     activation = "relu"  # changes nothing: the values are not negative
@@ -96,19 +96,19 @@ class BrevitasModel(nn.Module):
         A tensor is let go after its last consumer.
         """
         last_use = {name: k for k, op in enumerate(self.ops) for name in op.inputs}
-        values = {"input": self._quantize("input", None, images)}
+        values = {"input": self.quantize("input", None, images)}
         yield "input", values["input"]
         for k, op in enumerate(self.ops):
-            result = self._compute(op, [values[name] for name in op.inputs])
-            if _key(op.name) in self.acts:
-                result = self._quantize(op.name, op, result)
+            result = self.compute(op, [values[name] for name in op.inputs])
+            result = self.quantize(op.name, op, result)
             for name in op.inputs:
                 if last_use[name] == k:
                     values.pop(name, None)
             values[op.name] = result
             yield op.name, result
 
-    def _compute(self, op: Op, inputs: list[Tensor]) -> Tensor:
+    def compute(self, op: Op, inputs: Sequence[Tensor]) -> Tensor:
+        """Return an operation's result before its activation and quantization."""
         x = inputs[0]
         if isinstance(op, GemmOp):
             return self._multiply(op, x)
@@ -136,7 +136,10 @@ class BrevitasModel(nn.Module):
             return F.linear(x.flatten(1), weight, bias).view(len(x), -1, 1, 1)
         return conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
 
-    def _quantize(self, name: str, op: Op | None, x: Tensor) -> Tensor:
+    def quantize(self, name: str, op: Op | None, x: Tensor) -> Tensor:
+        """Return a result, or the image where `op` is None, after activation and quantization."""
+        if _key(name) not in self.acts:
+            return x
         if not self.training:
             return self.acts[_key(name)](x)
         fmt = self.formats.tensors[name]
@@ -188,10 +191,6 @@ class _FakeQuantizeParameter(torch.autograd.Function):
 def _key(name: str) -> str:
     # A ModuleDict takes no dots; a module path has no slash.
     return name.replace(".", "/")
-
-
-def _keeps_format(op: Op) -> bool:
-    return isinstance(op, FlattenOp) or (isinstance(op, PoolOp) and op.kind == "max")
 
 
 def _powers(exponents: Any, like: Tensor) -> Tensor:

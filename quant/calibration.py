@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quant.network import TensorFormat
-from quant.ops import FlattenOp, GemmOp, Op, PoolOp, nonnegative
+from quant.ops import GemmOp, Op, keeps_format, nonnegative
 
 MAX_SHIFT = 31
 RELU6_MAX_EXPONENT = 1  # 6 = 3 * 2**1: up to here a code stands for 6 exactly
@@ -76,7 +76,7 @@ def choose_formats(
     tensors = {"input": _tensor_format(values["input"], act_bits, signed=True)}
     for op in ops[:-1]:
         source = tensors[op.inputs[0]]
-        if isinstance(op, FlattenOp) or (isinstance(op, PoolOp) and op.kind == "max"):
+        if keeps_format(op):
             tensors[op.name] = source
             continue
         limit = RELU6_MAX_EXPONENT if op.activation == "relu6" else None

@@ -85,6 +85,11 @@ class FlattenOp(Op):
     """(N, C, H, W) to (N, C*H*W, 1, 1)."""
 
 
+def keeps_format(op: Op) -> bool:
+    """Return whether an operation's output has the number format of its input."""
+    return isinstance(op, FlattenOp) or (isinstance(op, PoolOp) and op.kind == "max")
+
+
 def evaluate(op: Op, inputs: Sequence[Tensor]) -> Tensor:
     """Return an operation's float output, (N, C, H, W), in the dtype of its inputs."""
     x = inputs[0]

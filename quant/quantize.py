@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization of a trained float model: calibration alone, or fine-tuning after it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quant import engine
+from quant.brevitas_model import BrevitasModel, build_model
+from quant.calibration import choose_formats
+from quant.data import DataSet, Split, stratified, to_input
+from quant.export import exactness_bound, to_network
+from quant.graph import trace
+from quant.models import ModelSpec
+from quant.network import IntegerNetwork
+from quant.ops import GemmOp, Op, evaluate, run
+from trilat.errors import InputError, unknown_name
+from trilat.progress import NoProgress, Progress
+
+METHODS = ("qat", "ptq")
+BATCH = 32
+_CALIBRATION_IMAGES = 256
+# Floats of all tensors of all calibration images that are held at once (1 GiB).
+_CALIBRATION_FLOATS = 1 << 28
+# Default length of fine-tuning: so many multiply-accumulates forward, within these epochs.
+_TRAINING_MACS = 4.0e11
+_EPOCHS = (1, 20)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedModel:
+    """A quantized network in both of its forms, which compute the same integers.
+
+    Attributes:
+        module: the Brevitas model, in evaluation mode.
+        network: what the accelerator computes.
+        history: JSON-able account of how it came about.
+    """
+
+    module: BrevitasModel
+    network: IntegerNetwork
+    history: dict[str, Any]
+
+
+def quantize(
+    spec: ModelSpec,
+    data: DataSet,
+    *,
+    weight_bits: int,
+    act_bits: int,
+    method: str,
+    seed: int,
+    epochs: int | None = None,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Quantize a trained float model.
+
+    Post-training (``"ptq"``): power-of-two scales of least squared error on calibration images
+    from the training split, then biases corrected layer by layer so that the mean of every
+    channel stays that of the float model. Quantization-aware (``"qat"``): fine-tuning from there
+    with the scales held constant. The same arguments give the same network.
+
+    Args:
+        spec: the float model; it is not changed.
+        data: train is used for calibration and fine-tuning, val for the accuracy reported.
+        weight_bits, act_bits: 2..8.
+        method: one of `METHODS`.
+        seed: of the calibration images and the order of training.
+        epochs: of fine-tuning; by default as many as a fixed amount of arithmetic allows.
+        progress: where the stages report.
+
+    Raises:
+        InputError: a width outside 2..8, an unknown method or an unsupported layer.
+    """
+    for name, bits in (("weight", weight_bits), ("activation", act_bits)):
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+            raise InputError(f"{name} bits must be an integer in 2..8, not {bits!r}")
+    if method not in METHODS:
+        raise unknown_name("method", method, list(METHODS))
+    if epochs is not None and epochs < 1:
+        raise InputError(f"epochs must be at least 1, not {epochs}")
+    progress = progress or NoProgress()
+    start = time.monotonic()
+    label = f"W{weight_bits}A{act_bits}"
+    ops = trace(spec.module, spec.input_shape)
+    if ops[-1].shape[0] < data.num_classes:
+        raise InputError(
+            f"the model gives {ops[-1].shape[0]} logits, the data has {data.num_classes} classes"
+        )
+    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress)
+    history: dict[str, Any] = {"method": method, "seed": seed}
+    if method == "qat":
+        epochs = epochs or default_epochs(ops, len(data.train))
+        losses = _fine_tune(model, spec, data, epochs, seed, progress, f"QAT {label}")
+        history |= {"epochs": epochs, "losses": losses}
+    metadata = _metadata(spec, data, method, seed, epochs if method == "qat" else None)
+    network = to_network(model, name=spec.name, input_shape=spec.input_shape, metadata=metadata)
+    accuracy = network_accuracy(network, data, data.val)
+    network.metadata["val_accuracy"] = accuracy
+    network.metadata["exactness_bound"] = max(exactness_bound(network).values())
+    history |= {"val_accuracy": accuracy, "seconds": time.monotonic() - start}
+    return QuantizedModel(module=model, network=network, history=history)
+
+
+def network_accuracy(network: IntegerNetwork, data: DataSet, split: Split) -> float:
+    """Return a network's top-1 accuracy on a split in percent."""
+    right = 0
+    for k in range(0, len(split), 256):
+        images = to_input(split.images[k : k + 256], network.input_shape, data.mean, data.std)
+        scores = engine.logits(network, engine.image_codes(network, images))
+        labels = torch.from_numpy(split.labels[k : k + 256])
+        right += int((engine.top1(scores) == labels).sum())
+    return 100.0 * right / len(split)
+
+
+def default_epochs(ops: Sequence[Op], images: int) -> int:
+    """Return the epochs of fine-tuning that a fixed amount of arithmetic allows."""
+    macs = sum(
+        op.weight[0].numel() * op.shape[0] * op.shape[1] * op.shape[2]
+        for op in ops
+        if isinstance(op, GemmOp)
+    )
+    low, high = _EPOCHS
+    return min(max(round(_TRAINING_MACS / (macs * images)), low), high)
+
+
+def _calibrated(
+    ops: Sequence[Op],
+    spec: ModelSpec,
+    data: DataSet,
+    weight_bits: int,
+    act_bits: int,
+    seed: int,
+    progress: Progress,
+) -> BrevitasModel:
+    """Return the post-training quantized model."""
+    floats = int(sum(np.prod(op.shape) for op in ops) + np.prod(spec.input_shape))
+    count = min(_CALIBRATION_IMAGES, len(data.train), max(16, _CALIBRATION_FLOATS // floats))
+    chosen, _ = stratified(data.train.labels, count, seed)
+    images = to_input(data.train.images[chosen], spec.input_shape, data.mean, data.std)
+    description = f"calibration W{weight_bits}A{act_bits}"
+    with torch.no_grad(), progress.task(description, len(ops)) as advance:
+        values = run(ops, images)
+        formats = choose_formats(ops, values, weight_bits=weight_bits, act_bits=act_bits)
+        model = build_model(ops, formats)
+        quantized = {"input": model.quantize("input", None, images)}
+        for op in ops:
+            result = model.compute(op, [quantized[name] for name in op.inputs])
+            if isinstance(op, GemmOp):
+                plain = replace(op, activation="none")
+                error = evaluate(plain, [values[name] for name in op.inputs]) - result
+                error = error.mean((0, 2, 3))
+                model.layer(op.name).bias += error
+                result = result + error.view(-1, 1, 1)
+            quantized[op.name] = model.quantize(op.name, op, result)
+            advance(1)
+    return model
+
+
+def _fine_tune(
+    model: BrevitasModel,
+    spec: ModelSpec,
+    data: DataSet,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    description: str,
+) -> list[float]:
+    """Train weights and biases with constant scales; return the mean loss of each epoch."""
+    rng = np.random.default_rng(seed)
+    batches = -(-len(data.train) // BATCH)
+    learning_rate = _learning_rate(model.formats.weight_bits, model.formats.act_bits)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=learning_rate, total_steps=epochs * batches, pct_start=0.1
+    )
+    losses = []
+    model.train()
+    with progress.task(description, epochs * len(data.train)) as advance:
+        for _ in range(epochs):
+            total = 0.0
+            for batch in np.array_split(rng.permutation(len(data.train)), batches):
+                images = to_input(data.train.images[batch], spec.input_shape, data.mean, data.std)
+                labels = torch.from_numpy(data.train.labels[batch])
+                loss = _loss(model, model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach()) * len(batch)
+                advance(len(batch))
+            losses.append(total / len(data.train))
+    model.eval()
+    return losses
+
+
+def _loss(model: BrevitasModel, logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels)
+
+
+def _learning_rate(weight_bits: int, act_bits: int) -> float:
+    return 3e-4
+
+
+def _metadata(
+    spec: ModelSpec, data: DataSet, method: str, seed: int, epochs: int | None
+) -> dict[str, Any]:
+    packages = ("trilat", "torch", "brevitas", "numpy")
+    return {
+        "model": spec.name,
+        "model_identity": spec.identity,
+        "data": data.name,
+        "data_fingerprint": data.fingerprint,
+        "normalization": {"mean": list(data.mean), "std": list(data.std)},
+        "method": method,
+        "epochs": epochs,
+        "seed": seed,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
