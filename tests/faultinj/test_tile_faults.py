@@ -189,7 +189,7 @@ def test_several_faults_at_once(data, seed):
 
 def test_two_flips_of_one_bit_cancel():
     config = AcceleratorConfig(rows=2, cols=2, act_bits=4, weight_bits=4, max_k=4)
-    job = random_job(config, 3, 1, seed=3)
+    job = random_job(config, 3, 1, seed=3, raw=True)
     fault = RegisterFault(
         layer="l", image=0, tile=0, register="psum", row=1, col=0, bits=(2,), cycle=6
     )
