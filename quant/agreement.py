@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant import engine
+from quant.brevitas_model import BrevitasModel
 from quant.export import exact_dtype
 from quant.network import Gemm, IntegerNetwork
 from quant.onnx_export import INPUT_NAME, OUTPUT_NAME, to_onnx
@@ -95,7 +96,7 @@ def compare_layers(
 
 
 def brevitas_codes(
-    network: IntegerNetwork, module: torch.nn.Module, images: Tensor
+    network: IntegerNetwork, module: BrevitasModel, images: Tensor
 ) -> dict[str, np.ndarray]:
     """Return every tensor's codes as the Brevitas model gives them, float64, by name.
 
@@ -157,7 +158,7 @@ def _largest_sum(network: IntegerNetwork, codes: dict[str, Tensor]) -> int:
     """Return the largest ``sum(|a * w|) + |bias|`` of any layer and word on these codes."""
     largest = 0
     for node in network.gemms():
-        image = codes[node.inputs[0]].abs().double()
+        image = codes[node.inputs[0]].double().abs()
         weight = torch.from_numpy(np.abs(node.weight)).double()
         bias = torch.from_numpy(np.abs(node.bias)).double()
         geometry = (node.stride, node.padding, node.dilation, node.groups)
