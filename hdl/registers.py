@@ -71,7 +71,9 @@ def register_slice(
         )
     elif register_class == "skew":
         count, bits = (rows, row + 1), config.act_bits
-        place = RegisterSlice(path=f"skew.row_{row}", low=col * bits, bits=bits)
+        # With a single row its register is the module's output itself.
+        name = f"row_{row}" if rows > 1 else "act"
+        place = RegisterSlice(path=f"skew.{name}", low=col * bits, bits=bits)
     elif register_class == "deskew":
         count, bits = (cols - 1 - col, cols), config.psum_bits(rows - 1)
         place = RegisterSlice(path=f"deskew.col_{col}", low=row * bits, bits=bits)
