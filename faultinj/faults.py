@@ -109,20 +109,24 @@ def check_register_fault(config: AcceleratorConfig, fault: RegisterFault) -> Non
         raise InputError(f"{fault.register} has bits 0..{width - 1}, not {fault.bits}")
 
 
+def mask_of(bits: tuple[int, ...]) -> int:
+    """Return the word with ones at `bits`; naming one twice is naming it once."""
+    return sum(1 << bit for bit in set(bits))
+
+
 def written(
-    value: np.ndarray, width: int, signed: bool, bits: tuple[int, ...], kind: str
+    value: np.ndarray, width: int, signed: bool, mask: np.ndarray | int, kind: str
 ) -> np.ndarray:
-    """Return codes as a faulty word of `width` bits holds them.
+    """Return codes as a faulty word of `width` bits holds them, int64.
 
     Args:
-        value: int64 codes that fit the word.
+        value: integer codes that fit the word.
         width: of the word.
         signed: how its bits are read: two's complement or unsigned.
-        bits: the faulty bits; naming one twice is naming it once.
+        mask: ones at the faulty bits, below 2**width.
         kind: what happens to them.
     """
-    mask = sum(1 << bit for bit in set(bits))
-    word = np.asarray(value, dtype=np.int64) & ((1 << width) - 1)
+    word = value.astype(np.int64) & ((1 << width) - 1)
     if kind == "flip":
         word = word ^ mask
     elif kind == "stuck1":

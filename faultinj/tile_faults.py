@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from faultinj.faults import RegisterFault, check_register_fault, written
+from faultinj.faults import RegisterFault, check_register_fault, mask_of, written
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.schedule import act_register_cycle, k_tile_period
@@ -102,7 +102,7 @@ def _through_array(
         for fault, hit in zip(faults, hits, strict=True):
             if (fault.register, fault.row, fault.col) == (register, row, col):
                 value = np.where(
-                    hit, written(value, width, is_signed, fault.bits, fault.kind), value
+                    hit, written(value, width, is_signed, mask_of(fault.bits), fault.kind), value
                 )
         return value
 

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy where every stored activation bit flips with a given probability."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faultinj.protection import UNPROTECTED, Protection, run_node
+from faultinj.stats import bootstrap_interval
+from faultinj.storage import Storage, corrupt, stored_activations
+from quant import engine
+from quant.network import IntegerNetwork
+from trilat.errors import InputError
+from trilat.progress import NoProgress, Progress
+
+# Cells per code in a fault map, whatever its width: designs of all widths share their maps.
+_LANES = 8
+_BATCH = 64
+_MAX_RATE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateResult:
+    """Accuracy under random flips of stored activation bits; accuracies in percent.
+
+    Attributes:
+        rate: chance of each stored bit to flip, per inference.
+        golden: accuracy of the same (protected) design without faults.
+        mean, std, min, max: of the accuracy over repetitions, each with fault maps of its own;
+            std with n - 1.
+        ci_low, ci_high: 95 % bootstrap interval of the mean over repetitions.
+        repetitions, images, seed: of the experiment.
+        bits: stored bits of one image.
+        flips_per_image: expected flips, rate * bits.
+        seconds: wall-clock.
+    """
+
+    rate: float
+    golden: float
+    mean: float
+    std: float
+    min: float
+    max: float
+    ci_low: float
+    ci_high: float
+    repetitions: int
+    images: int
+    seed: int
+    bits: int
+    flips_per_image: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-able data."""
+        return asdict(self)
+
+
+def accuracy_under_rate(
+    network: IntegerNetwork,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    *,
+    rate: float,
+    protection: Protection = UNPROTECTED,
+    repetitions: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> RateResult:
+    """Return the accuracy when each stored activation bit flips with probability `rate`.
+
+    Every (repetition, image) has a fault map of its own, drawn once per seed: the maps of a lower
+    rate are subsets of those of a higher one, and designs with the same layers meet the same maps.
+
+    Args:
+        network: the network.
+        codes: image codes (N, C, H, W).
+        labels: classes, (N,).
+        rate: in [0, 0.5].
+        protection: of the design.
+        repetitions: independent fault maps per image.
+        seed: of the fault maps and of the bootstrap.
+        progress: told about finished images.
+
+    Raises:
+        InputError: a rate outside its range, no repetition or no image.
+    """
+    start = time.perf_counter()
+    _check(codes, rate, repetitions)
+    truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
+    golden = _accuracy(network, codes, truth, protection)
+    values = _accuracies(
+        network, codes, truth, rate, protection, repetitions, seed, progress or NoProgress()
+    )
+    low, high = bootstrap_interval(values, seed=seed)
+    storage = stored_activations(network)
+    return RateResult(
+        rate=rate,
+        golden=golden,
+        mean=float(np.mean(values)),
+        std=float(np.std(values, ddof=1)) if repetitions > 1 else 0.0,
+        min=min(values),
+        max=max(values),
+        ci_low=low,
+        ci_high=high,
+        repetitions=repetitions,
+        images=len(codes),
+        seed=seed,
+        bits=storage.total_bits,
+        flips_per_image=rate * storage.total_bits,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def calibrate_rate(
+    network: IntegerNetwork,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    *,
+    target_drop: float = 10.0,
+    seed: int = 0,
+    repetitions: int = 2,
+    evaluations: int = 12,
+) -> float:
+    """Return the rate at which the unprotected network loses about `target_drop` points.
+
+    Bisects the logarithm of the rate on the same fault maps; stops within 1.5 points of the
+    target or after `evaluations` rates, with the closest one.
+
+    Raises:
+        InputError: no tried rate loses between half and twice the target.
+    """
+    _check(codes, 0.0, repetitions)
+    truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
+    golden = _accuracy(network, codes, truth, UNPROTECTED)
+    low, high = -math.inf, math.inf
+    exponent = math.log2(8.0 / stored_activations(network).total_bits)
+    best, best_drop = exponent, math.inf
+    for _ in range(evaluations):
+        rate = min(2.0**exponent, _MAX_RATE)
+        values = _accuracies(
+            network, codes, truth, rate, UNPROTECTED, repetitions, seed, NoProgress()
+        )
+        drop = golden - float(np.mean(values))
+        if abs(drop - target_drop) < abs(best_drop - target_drop):
+            best, best_drop = exponent, drop
+        if abs(drop - target_drop) <= 1.5 or (rate == _MAX_RATE and drop < target_drop):
+            break
+        if drop < target_drop:
+            low = exponent
+        else:
+            high = exponent
+        if math.isinf(high):
+            exponent += 2
+        elif math.isinf(low):
+            exponent -= 2
+        else:
+            exponent = (low + high) / 2
+    if not target_drop / 2 <= best_drop <= target_drop * 2:
+        raise InputError(
+            f"no fault rate makes this network lose about {target_drop:g} points on these "
+            f"{len(codes)} images (closest: {best_drop:.1f}, from {golden:.1f} %); give the rate"
+        )
+    return min(2.0**best, _MAX_RATE)
+
+
+def fault_map(seed: int, repetition: int, image: int, cells: int, rate: float) -> np.ndarray:
+    """Return the faulty cells of one image's memory, each with chance `rate`, int64.
+
+    Each cell has one uniform u; it is faulty iff u <= rate. The u's are drawn in ascending order
+    (the smallest of n, then the smallest of the rest, ...), each with its cell, so that the map of
+    a higher rate goes on where that of a lower one ends, and its cost is that of the flips alone.
+    """
+    threshold = -math.log1p(-rate)
+    draws = int(cells * rate + 6 * math.sqrt(cells * rate)) + 8
+    while True:
+        bits = np.random.Philox(key=[seed, repetition << 32 | image])
+        pairs = np.random.Generator(bits).random((draws, 2))
+        place = (pairs[:, 0] * cells).astype(np.int64)
+        kept = np.sort(np.unique(place, return_index=True)[1])
+        # Of n exponentials the smallest comes after E / n, the next E / (n - 1) later, ...
+        waits = -np.log1p(-pairs[kept, 1]) / (cells - np.arange(len(kept)))
+        times = np.cumsum(waits)
+        if times[-1] > threshold or len(kept) == cells:
+            return place[kept[times <= threshold]]
+        draws *= 2
+
+
+def _check(codes: Tensor, rate: float, repetitions: int) -> None:
+    if not 0 <= rate <= _MAX_RATE:
+        raise InputError(f"the fault rate must be a probability in 0..{_MAX_RATE:g}, not {rate:g}")
+    if repetitions < 1:
+        raise InputError(f"repetitions must be at least 1, not {repetitions}")
+    if not len(codes):
+        raise InputError("accuracy under faults needs at least one image")
+
+
+def _accuracy(
+    network: IntegerNetwork, codes: Tensor, truth: Tensor, protection: Protection
+) -> float:
+    """Return the fault-free accuracy in percent."""
+    storage, correct = stored_activations(network), 0
+    none = np.zeros((3, 0), dtype=np.int64)
+    for part in torch.arange(len(codes), device=codes.device).split(_BATCH):
+        scores = _faulty_logits(network, codes[part], storage, none, protection)
+        correct += int((engine.top1(scores) == truth[part]).sum())
+    return 100.0 * correct / len(codes)
+
+
+def _accuracies(
+    network: IntegerNetwork,
+    codes: Tensor,
+    truth: Tensor,
+    rate: float,
+    protection: Protection,
+    repetitions: int,
+    seed: int,
+    progress: Progress,
+) -> list[float]:
+    """Return the accuracy of every repetition in percent."""
+    storage = stored_activations(network)
+    correct = np.zeros(repetitions, dtype=np.int64)
+    with progress.task("accuracy under faults", repetitions * len(codes)) as advance:
+        for runs, images in _batches(repetitions, len(codes)):
+            flips = _draw(storage, seed, runs, images, rate)
+            chosen = torch.from_numpy(images).to(codes.device)
+            scores = _faulty_logits(network, codes[chosen], storage, flips, protection)
+            right = (engine.top1(scores) == truth[chosen]).cpu().numpy()
+            np.add.at(correct, runs, right)
+            advance(len(runs))
+    return [100.0 * int(c) / len(codes) for c in correct]
+
+
+def _batches(repetitions: int, images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    count = repetitions * images
+    for start in range(0, count, _BATCH):
+        run = np.arange(start, min(start + _BATCH, count))
+        yield run // images, run % images
+
+
+def _draw(
+    storage: Storage, seed: int, runs: np.ndarray, images: np.ndarray, rate: float
+) -> np.ndarray:
+    """Return (place in the batch, code of the image, bit) of every flip of a batch, (3, F)."""
+    cells = storage.elements * _LANES
+    maps = [
+        fault_map(seed, int(run), int(image), cells, rate)
+        for run, image in zip(runs, images, strict=True)
+    ]
+    place = np.repeat(np.arange(len(maps)), [len(m) for m in maps])
+    cell = np.concatenate(maps)
+    flips = np.stack([place, cell // _LANES, cell % _LANES])
+    return flips[:, flips[2] < storage.bits]
+
+
+def _faulty_logits(
+    network: IntegerNetwork,
+    codes: Tensor,
+    storage: Storage,
+    flips: np.ndarray,
+    protection: Protection,
+) -> Tensor:
+    """Return the logits of a batch whose stored codes have `flips`, as of `_draw`."""
+    tensor, element = storage.locate(flips[1])
+    last_use = {name: node.name for node in network.nodes for name in node.inputs}
+    values = {"input": codes.clone()}
+
+    def inject(name: str) -> None:
+        if name in storage.names:
+            mine = tensor == storage.names.index(name)
+            corrupt(
+                values[name], network.format_of(name), flips[0, mine], element[mine], flips[2, mine]
+            )
+
+    inject("input")
+    for node in network.nodes:
+        values[node.name] = run_node(
+            network, node, [values[name] for name in node.inputs], protection
+        )
+        inject(node.name)
+        for name in node.inputs:
+            if last_use[name] == node.name:
+                values.pop(name, None)
+    return values[network.nodes[-1].name]
