@@ -32,7 +32,8 @@ _HARNESS_PORTS = (
 FAULT_REGISTERS = (
     ("trilat_pe_*", "act"), ("trilat_pe_*", "product"), ("trilat_pe_*", "psum"),
     ("trilat_pe_*", "weight_active"), ("trilat_pe_*", "weight_loading"),
-    ("trilat_activation_skew", "row_*"), ("trilat_deskew", "col_*"),
+    ("trilat_activation_skew", "row_*"), ("trilat_activation_skew", "act"),
+    ("trilat_deskew", "col_*"),
 )  # fmt: skip
 
 

@@ -143,9 +143,11 @@ def plan_moments(
     moments: dict[tuple[int, int], dict[str, int]] = {}
     for tile, group in enumerate(faults):
         for fault in group:
+            if fault.cycle is None:
+                raise InputError(f"only transient flips run in RTL, not {fault.kind}")
             flips = moments.setdefault((tile, fault.cycle), {})
             place = register_slice(config, fault.register, fault.row, fault.col)
-            for bit in fault.bits:
+            for bit in set(fault.bits):
                 flips[place.path] = flips.get(place.path, 0) ^ (1 << (place.low + bit))
     return [
         {
