@@ -36,27 +36,27 @@ class Accelerator(Part):
         self.activation_skew = ActivationSkew(config)
         self.weight_skew = WeightSkew(config)
         self.column = Column(config)
-        self.deskew = Deskew(config)
         self.drain = Drain(config)
         self.lane = Lane(config)
         self.output = OutputBuffer(config)
-        if config.checks_input:
-            self.counter_in = ViolationCounter(width=config.rows)
-        if config.checks_output:
-            self.counter_out = ViolationCounter(width=config.cols)
         parts: list[Part] = [self.front, self.activation_skew, self.weight_skew, self.column]
-        parts += [self.deskew] if config.cols > 1 else []
+        if config.cols > 1:
+            self.deskew = Deskew(config)
+            parts.append(self.deskew)
         parts += [self.drain, self.lane, self.output]
-        parts += [self.counter_in] if config.checks_input else []
-        parts += [self.counter_out] if config.checks_output else []
-        widths = {
+        widths = set()
+        widths |= {config.rows} if config.checks_input else set()
+        widths |= {config.cols} if config.checks_output else set()
+        self.counters = {width: ViolationCounter(width=width) for width in sorted(widths)}
+        parts += self.counters.values()
+        streams = {
             "s_axis_param": 32,
             "s_axis_weight": config.cols * config.weight_bits,
             "s_axis_act": config.rows * config.act_bits,
             "m_axis_out": config.cols * config.act_bits,
         }
         ports = {}
-        for name, width in widths.items():
+        for name, width in streams.items():
             forward, back = (In, Out) if name.startswith("s_") else (Out, In)
             ports[f"{name}_tdata"] = forward(byte_padded(width))
             ports[f"{name}_tvalid"] = forward(1)
@@ -86,6 +86,9 @@ class Accelerator(Part):
             s_axis_weight_tvalid=self.s_axis_weight_tvalid,
             s_axis_act_tvalid=self.s_axis_act_tvalid,
             params_taken=params_taken,
+            s_axis_param_tready=self.s_axis_param_tready,
+            s_axis_weight_tready=self.s_axis_weight_tready,
+            s_axis_act_tready=self.s_axis_act_tready,
         )
         psums = self._array(m, front)
         drain = place(
@@ -94,14 +97,11 @@ class Accelerator(Part):
             "drain",
             self.drain,
             advance=advance,
-            **{
-                k: front[k]
-                for k in ("beat_valid", "beat_first", "beat_last", "beat_end")
-                + ("params_complete", "next_m", "next_raw", "next_signed")
-            },
+            params_taken=params_taken,
+            **{k: v for k, v in front.items() if k in self.drain.signature.members},
         )
         codes, violated = self._lanes(m, front, drain, psums, advance)
-        output = place(
+        place(
             self,
             m,
             "output_buffer",
@@ -109,27 +109,22 @@ class Accelerator(Part):
             code=codes,
             code_valid=drain["code_valid"],
             code_last=drain["code_last"],
+            advance=advance,
+            m_axis_out_tdata=self.m_axis_out_tdata[: len(codes)],
+            m_axis_out_tlast=self.m_axis_out_tlast,
+            m_axis_out_tvalid=self.m_axis_out_tvalid,
             m_axis_out_tready=self.m_axis_out_tready,
         )
-        m.d.comb += [params_taken.eq(drain["params_taken"]), advance.eq(output["advance"])]
-        m.d.comb += [
-            getattr(self, f"s_axis_{stream}_tready").eq(front[f"s_axis_{stream}_tready"])
-            for stream in ("param", "weight", "act")
-        ]
-        m.d.comb += [
-            getattr(self, f"m_axis_out_{port}").eq(output[f"m_axis_out_{port}"])
-            for port in ("tdata", "tlast", "tvalid")
-        ]
         if config.checks_output:
-            count = place(
+            place(
                 self,
                 m,
                 "counter_out",
-                self.counter_out,
+                self.counters[config.cols],
                 enable=drain["code_valid"] & advance,
                 violated=violated,
+                total=self.violations_out,
             )
-            m.d.comb += self.violations_out.eq(count["total"])
         return m
 
     def _array(self, m: Module, front: dict[str, Signal]) -> Value:
@@ -151,15 +146,15 @@ class Accelerator(Part):
             **check,
         )
         if config.checks_input:
-            count = place(
+            place(
                 self,
                 m,
                 "counter_in",
-                self.counter_in,
+                self.counters[config.rows],
                 enable=front["beat_valid"],
                 violated=skew["violated"],
+                total=self.violations_in,
             )
-            m.d.comb += self.violations_in.eq(count["total"])
         weights = place(self, m, "weight_skew", self.weight_skew, weights=front["weights"])
         left = {
             "act": skew["act"],

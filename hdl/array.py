@@ -25,7 +25,7 @@ class Column(Part):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        widths = [config.psum_bits(r) for r in range(config.rows)]
+        widths = sorted({config.psum_bits(row) for row in range(config.rows)})
         self.pes = {w: ProcessingElement(config, psum_bits=w) for w in widths}
         super().__init__(
             "trilat_column",

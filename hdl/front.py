@@ -191,12 +191,11 @@ class Front(Part):
         open_next = self._take_header | (is_open & ~end_tile)
         starting_next = Mux(accept, last_row, starting)
         m.d.sync += [is_open.eq(open_next), starting.eq(starting_next)]
-        block_ready = self._block_ready
-        if config.rows < 3:
-            # A sum is read again no sooner than three cycles later (see k_tile_period).
-            swapped = Signal()
-            m.d.sync += swapped.eq(self._swap)
-            block_ready = block_ready & ~self._swap & ~swapped
+        # A row's sum can be read again PSUM_LATENCY cycles later: less than three rows must wait.
+        resting, rest_again = Signal(name="resting"), Signal(name="rest_again")
+        m.d.comb += resting.eq((end_k & (rows < 3)) | rest_again)
+        m.d.sync += rest_again.eq(end_k & (rows == 1))
+        block_ready = self._block_ready & ~resting
         m.d.sync += ready.eq(open_next & (~starting_next | block_ready))
 
         with m.If(accept):

@@ -68,7 +68,7 @@ class Part(wiring.Component):
         yield from seen.values()
 
 
-def place(parent: Part, m: Module, name: str, part: Part, **inputs: Value) -> dict[str, Signal]:
+def place(parent: Part, m: Module, name: str, part: Part, **connections: Value) -> dict[str, Value]:
     """Instantiate `part` as `name` in `m`; clock and reset are connected by this function.
 
     Args:
@@ -76,20 +76,30 @@ def place(parent: Part, m: Module, name: str, part: Part, **inputs: Value) -> di
         m: module that gets the instance.
         name: of the instance.
         part: what to instantiate.
-        inputs: a value for every input of the part but the clock and the reset.
+        connections: a value for every input of the part but the clock and the reset, and a
+            signal for any output.
 
     Returns:
-        A signal for every output of the part, by port name, named ``<instance>_<port>``.
+        The signal of every output of the part, by port name; where none was given, it is a new
+        one named ``<instance>_<port>``.
     """
     members = part.signature.members
-    expected = {k for k, v in members.items() if v.flow == In} - {"aclk", "aresetn"}
-    if expected != set(inputs):
-        raise TypeError(f"{name}: inputs {sorted(expected ^ set(inputs))} missing or unknown")
-    clocks = {k: getattr(parent, k) for k in ("aclk", "aresetn") if k in members}
-    outputs = {k: Signal(v.shape, name=f"{name}_{k}") for k, v in members.items() if v.flow != In}
+    inputs = {k: getattr(parent, k) for k in ("aclk", "aresetn") if k in members}
+    outputs: dict[str, Value] = {}
+    for port, member in members.items():
+        if port in inputs:
+            continue
+        if member.flow == In:
+            inputs[port] = connections.pop(port)
+        elif port in connections:
+            outputs[port] = connections.pop(port)
+        else:
+            outputs[port] = Signal(member.shape, name=f"{name}_{port}")
+    if connections:
+        raise TypeError(f"{part.verilog_name} has no ports {sorted(connections)}")
     m.submodules[name] = Instance(
         part.verilog_name,
-        **{f"i_{k}": v for k, v in (clocks | inputs).items()},
+        **{f"i_{k}": v for k, v in inputs.items()},
         **{f"o_{k}": v for k, v in outputs.items()},
     )
     return outputs
