@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Charts of what faults did: outcomes by layer and by bit, and P(SDC critical) by class of site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from dse.charts import SERIES, SKY, SYMBOLS, VERMILION, Figure
+from dse.findings import exposures, front, outcome_shares
+from dse.records import RunRecord
+from dse.text import OUTCOMES, SITES, number, share
+
+OUTCOME_COLOURS = {"masked": "#B4BBC3", "sdc_noncritical": SKY, "sdc_critical": VERMILION}
+
+
+def outcomes_figure(rows: Sequence[dict[str, Any]], key: str, title: str) -> Figure:
+    """Return outcome shares (left) and P(SDC critical) with its interval (right) per layer or bit.
+
+    Args:
+        rows: a campaign's ``by_layer`` or ``by_bit``.
+        key: ``"layer"`` or ``"bit"``.
+        title: of the vertical axis.
+    """
+    # Plotly draws the first category at the bottom: layers read downwards, the top bit is on top.
+    ordered = list(reversed(rows)) if key == "layer" else sorted(rows, key=lambda row: row[key])
+    names = [escape(str(row[key])) for row in ordered]
+    shares = [outcome_shares(row) for row in ordered]
+    text = [
+        f"<b>{escape(title)} {name}</b>, {number(row.get('n'))} faults<br>"
+        + "<br>".join(f"{label} {share(part[outcome])}" for outcome, label in OUTCOMES.items())
+        + f"<br>critical, 95 %: {share(row.get('ci_low'))} .. {share(row.get('ci_high'))}"
+        for name, row, part in zip(names, ordered, shares, strict=True)
+    ]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label,
+            "y": names,
+            "x": [100 * part[outcome] for part in shares],
+            "marker": {"color": OUTCOME_COLOURS[outcome]},
+            "hovertext": text,
+            "hoverinfo": "text",
+        }
+        for outcome, label in OUTCOMES.items()
+    ]
+    critical = [100 * part["sdc_critical"] for part in shares]
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "critical, with interval",
+            "showlegend": False,
+            "xaxis": "x2",
+            "y": names,
+            "x": critical,
+            "marker": {"color": VERMILION, "size": 7},
+            "error_x": {
+                "type": "data",
+                "symmetric": False,
+                "array": _above(critical, [row.get("ci_high") for row in ordered]),
+                "arrayminus": _below(critical, [row.get("ci_low") for row in ordered]),
+                "color": VERMILION,
+                "thickness": 1.5,
+                "width": 3,
+            },
+            "hovertext": text,
+            "hoverinfo": "text",
+        }
+    )
+    category = {"type": "category", "title": {"text": title}, "categoryarray": names}
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.25,
+        "height": max(230, 110 + 26 * len(names)),
+        "xaxis": {"title": {"text": "All faults (%)"}, "domain": [0, 0.56], "range": [0, 100]},
+        "xaxis2": {
+            "title": {"text": "Critical (%)"},
+            "domain": [0.63, 1],
+            "rangemode": "tozero",
+            "anchor": "y",
+        },
+        "yaxis": {**category, "categoryorder": "array"},
+    }
+    return {"data": data, "layout": layout}
+
+
+def exposure_figure(record: RunRecord) -> Figure:
+    """Return P(SDC critical) of a single flip per reported point and class of site."""
+    trials = {trial.number: trial for trial in record.trials}
+    labels = [trial.design.label() for trial in reversed(front(record))]
+    series: dict[str, list[tuple[str, Any]]] = {}
+    for point in record.points:
+        if point.number in trials:
+            for item in exposures(trials[point.number], point):
+                series.setdefault(item.site, []).append((trials[point.number].design.label(), item))
+    data = []
+    for i, (site, items) in enumerate(series.items()):
+        rates = [100 * item.rate for _label, item in items]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": SITES.get(site, site),
+                "offsetgroup": site,
+                "orientation": "h",
+                "y": [label for label, _item in items],
+                "x": rates,
+                "marker": {"color": SERIES[i], "symbol": SYMBOLS[i], "size": 8},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": _above(rates, [item.high for _label, item in items]),
+                    "arrayminus": _below(rates, [item.low for _label, item in items]),
+                    "color": SERIES[i],
+                    "thickness": 1.5,
+                    "width": 3,
+                },
+                "hovertemplate": "%{y}: %{x:.2f} %<extra></extra>",
+            }
+        )
+    layout = {
+        "scattermode": "group",
+        "height": max(240, 120 + 30 * len(labels)),
+        "xaxis": {"title": {"text": "P(SDC critical) of one flip (%)"}, "rangemode": "tozero"},
+        "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": labels},
+    }
+    return {"data": data, "layout": layout}
+
+
+def _above(percents: Sequence[float], highs: Sequence[Any]) -> list[float]:
+    return [
+        max(0.0, 100 * high - value) if isinstance(high, int | float) else 0.0
+        for value, high in zip(percents, highs, strict=True)
+    ]
+
+
+def _below(percents: Sequence[float], lows: Sequence[Any]) -> list[float]:
+    return [
+        max(0.0, value - 100 * low) if isinstance(low, int | float) else 0.0
+        for value, low in zip(percents, lows, strict=True)
+    ]
