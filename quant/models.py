@@ -59,7 +59,7 @@ def build_model(spec: str, *, num_classes: int, data_shape: Shape, seed: int) ->
     """
     if spec in MODELS:
         factory, shape = MODELS[spec]
-        with _seeded(seed):
+        with seeded(seed):
             module = factory(num_classes)
         identity = content_hash([_VERSION, spec, num_classes])
         return ModelSpec(name=spec, module=module.eval(), input_shape=shape, identity=identity)
@@ -281,7 +281,8 @@ def _initialize(module: nn.Module) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch within the block; afterwards its random state is what it was before."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -294,7 +295,7 @@ def _user_model(spec: str, num_classes: int, data_shape: Shape, seed: int) -> Mo
     path = Path(file).expanduser()
     if not path.is_file():
         raise InputError(f"model {spec}: no such file: {path}")
-    with _seeded(seed):
+    with seeded(seed):
         source = _import(path, spec)
         factory = getattr(source, name, None)
         if not callable(factory):
