@@ -205,7 +205,7 @@ def test_every_bit_of_every_code(width, signed):
     codes = np.arange(low, low + (1 << width))
     for bit in range(width):
         for kind in ("flip", "stuck0", "stuck1"):
-            got = written(codes, width, signed, (bit,), kind)
+            got = written(codes, width, signed, 1 << bit, kind)
             for before, after in zip(codes, got, strict=True):
                 text = list(format(int(before) & ((1 << width) - 1), f"0{width}b"))
                 old = text[width - 1 - bit]

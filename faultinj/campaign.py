@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fault-injection campaigns on the integer engine: what flips do to an inference, and how sure.
+
+Outcomes are relative to the golden run of the same (protected) design on the same image:
+``masked`` (equal logits), ``sdc_noncritical`` (other logits, same top-1), ``sdc_critical`` (other
+top-1). A fault is `detected` where the protection unit counts more violations than in that run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from faultinj.faults import Fault, MemoryFault, to_json
+from faultinj.lowering import check_fits
+from faultinj.pe_faults import PeFaults
+from faultinj.protection import UNPROTECTED, Protection
+from faultinj.rate import RateResult, accuracy_under_rate, calibrate_rate
+from faultinj.restart import golden_run, run_faulty, site_of
+from faultinj.sampling import population_of, population_size, sample
+from faultinj.stats import margin_of, wilson
+from faultinj.storage import stored_activations
+from hdl.config import AcceleratorConfig
+from quant import engine
+from quant.network import IntegerNetwork
+from trilat.errors import InputError
+from trilat.files import replacing
+from trilat.progress import NoProgress, Progress
+
+__all__ = [
+    "OUTCOMES",
+    "CampaignResult",
+    "FaultRecord",
+    "RateResult",
+    "accuracy_under_rate",
+    "calibrate_rate",
+    "inject",
+    "run_campaign",
+]
+
+OUTCOMES = ("masked", "sdc_noncritical", "sdc_critical")
+_BATCH = 64
+_GOLDEN_BYTES = 512 << 20
+# Memory faults know no array: their input check counts every activation once, whatever the array.
+_ONE_PASS = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultRecord:
+    """One experiment: simultaneous faults in one inference, and what came of them.
+
+    Attributes:
+        faults: what was injected.
+        image: index of the image.
+        outcome: one of `OUTCOMES`.
+        detected: whether the protection unit counted more than in the golden run.
+        violations: by how much.
+        label, golden_top1, faulty_top1: classes.
+    """
+
+    faults: tuple[Fault, ...]
+    image: int
+    outcome: str
+    detected: bool
+    violations: int
+    label: int
+    golden_top1: int
+    faulty_top1: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignResult:
+    """Summary of a campaign; rates are fractions 0..1 with 95 % intervals.
+
+    Attributes:
+        site: ``activations`` or ``pe_activation``.
+        multiplicity: simultaneous flips per experiment.
+        protection: kind of the design's protection.
+        n: experiments.
+        population: all different experiments there are; drawn from without replacement.
+        bits: of this class of site: stored bits of one inference, or bits of the registers.
+        seed: of the sample.
+        margin: half-width of a 95 % interval of this sample size at a rate of one half.
+        outcomes: per outcome count, detected, rate, ci_low, ci_high.
+        by_layer: per tensor or layer of the first fault: layer, n, one count per outcome, and
+            rate, ci_low, ci_high of the critical ones.
+        by_bit: the same per bit position; of several flips the highest counts.
+        accuracy_faulty, accuracy_golden: percent of the experiments with the right class.
+        images: in the population.
+        seconds: wall-clock.
+    """
+
+    site: str
+    multiplicity: int
+    protection: str
+    n: int
+    population: int
+    bits: int
+    seed: int
+    margin: float
+    outcomes: dict[str, dict[str, float]]
+    by_layer: list[dict[str, Any]]
+    by_bit: list[dict[str, Any]]
+    accuracy_faulty: float
+    accuracy_golden: float
+    images: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-able data."""
+        return asdict(self)
+
+
+def run_campaign(
+    network: IntegerNetwork,
+    config: AcceleratorConfig,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    *,
+    site: str,
+    multiplicity: int = 1,
+    faults: int,
+    seed: int = 0,
+    protection: Protection = UNPROTECTED,
+    output: Path | None = None,
+    progress: Progress | None = None,
+) -> CampaignResult:
+    """Inject a random sample of flips and sort what they do into outcomes.
+
+    Args:
+        network: the network.
+        config: the accelerator; of account for PE registers alone.
+        codes: image codes (N, C, H, W), the images of the population.
+        labels: classes, (N,).
+        site: ``activations`` (stored bits of image and layers, before pooling) or
+            ``pe_activation`` (activation registers of the PEs, every register, bit and cycle).
+        multiplicity: flips per experiment, all in one inference.
+        faults: experiments, drawn uniformly without replacement.
+        seed: of the sample; networks of one shape on one array get the same faults.
+        protection: of the design.
+        output: where to write one Parquet row per experiment, whole or not at all.
+        progress: told about finished experiments.
+
+    Raises:
+        InputError: unknown site, more faults than there are, no image, or the network does not
+            fit the accelerator.
+    """
+    start = time.perf_counter()
+    if not len(codes):
+        raise InputError("a campaign needs at least one image")
+    check_fits(network, config)
+    population = population_of(network, config, site)
+    chosen = sample(
+        population, images=len(codes), multiplicity=multiplicity, count=faults, seed=seed
+    )
+    records = inject(
+        network, config, codes, labels, chosen, protection=protection, progress=progress
+    )
+    total = population_size(population, len(codes), multiplicity)
+    names = population.storage.names if site == "activations" else population.layers
+    order = {name: i for i, name in enumerate(names)}
+    first = [min((site_of(f) for f in r.faults), key=order.__getitem__) for r in records]
+    highest = [max(max(f.bits) for f in r.faults) for r in records]
+    result = CampaignResult(
+        site=site,
+        multiplicity=multiplicity,
+        protection=protection.kind,
+        n=len(records),
+        population=total,
+        bits=population.physical_bits,
+        seed=seed,
+        margin=margin_of(total, len(records)),
+        outcomes=_outcomes(records, total),
+        by_layer=_strata("layer", names, first, records),
+        by_bit=_strata("bit", range(config.act_bits), highest, records),
+        accuracy_faulty=100.0 * float(np.mean([r.faulty_top1 == r.label for r in records])),
+        accuracy_golden=100.0 * float(np.mean([r.golden_top1 == r.label for r in records])),
+        images=len(codes),
+        seconds=time.perf_counter() - start,
+    )
+    if output is not None:
+        _write_rows(output, records, first, highest, network, result)
+    return result
+
+
+def inject(
+    network: IntegerNetwork,
+    config: AcceleratorConfig,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    experiments: Sequence[Sequence[Fault]],
+    *,
+    protection: Protection = UNPROTECTED,
+    progress: Progress | None = None,
+) -> list[FaultRecord]:
+    """Return one record per experiment, in order; each is independent of all others.
+
+    Args:
+        network, config, codes, labels, protection, progress: as in `run_campaign`.
+        experiments: simultaneous faults, at least one, all in one image.
+    """
+    truth = torch.as_tensor(labels).cpu().numpy()
+    images = np.array([e[0].image for e in experiments], dtype=np.int64)
+    if len(images) and not 0 <= images.min() <= images.max() < len(codes):
+        raise InputError(f"images are 0..{len(codes) - 1}; a fault names {images.max()}")
+    order = {name: i for i, name in enumerate(["input", *(n.name for n in network.nodes)])}
+    depth = np.array([min(order[site_of(f)] for f in e) for e in experiments], dtype=np.int64)
+    records: list[FaultRecord | None] = [None] * len(experiments)
+    memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
+    pe_faults = PeFaults(network, config, protection, cols=_ONE_PASS if memory_only else None)
+    with (progress or NoProgress()).task("faults", len(experiments)) as advance:
+        for first, last in _image_batches(network, len(codes)):
+            mine = np.flatnonzero((images >= first) & (images < last))
+            if not len(mine):
+                continue
+            golden = golden_run(network, codes[first:last], protection, cols=pe_faults.cols)
+            scores = golden.values[network.nodes[-1].name]
+            top = engine.top1(scores).cpu().numpy()
+            # Copies that resume at the same layer share a batch.
+            mine = mine[np.argsort(depth[mine], kind="stable")]
+            for batch in np.split(mine, range(_BATCH, len(mine), _BATCH)):
+                local = images[batch] - first
+                run = run_faulty(
+                    network, golden, local, [experiments[i] for i in batch], protection, pe_faults
+                )
+                faulty = engine.top1(run.logits).cpu().numpy()
+                same = (run.logits == scores[torch.from_numpy(local).to(codes.device)]).all(dim=1)
+                for j, i in enumerate(batch):
+                    changed = faulty[j] != top[local[j]]
+                    outcome = "masked" if same[j] else OUTCOMES[1 + int(changed)]
+                    records[i] = FaultRecord(
+                        faults=tuple(experiments[i]),
+                        image=int(images[i]),
+                        outcome=outcome,
+                        detected=bool(run.violations[j] > 0),
+                        violations=int(run.violations[j]),
+                        label=int(truth[images[i]]),
+                        golden_top1=int(top[local[j]]),
+                        faulty_top1=int(faulty[j]),
+                    )
+                advance(len(batch))
+    return [record for record in records if record is not None]
+
+
+def _image_batches(network: IntegerNetwork, count: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of images whose golden tensors fit the memory set aside for them."""
+    # Other tensors (pooled, added) are never more than the stored ones together.
+    size = max(1, _GOLDEN_BYTES // (2 * stored_activations(network).elements))
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
+
+
+def _outcomes(records: Sequence[FaultRecord], population: int) -> dict[str, dict[str, float]]:
+    rows = {}
+    for outcome in OUTCOMES:
+        mine = [r for r in records if r.outcome == outcome]
+        low, high = wilson(len(mine), len(records), population)
+        rows[outcome] = {
+            "count": len(mine),
+            "detected": sum(r.detected for r in mine),
+            "rate": len(mine) / len(records),
+            "ci_low": low,
+            "ci_high": high,
+        }
+    return rows
+
+
+def _strata(
+    label: str, keys: Iterable[object], key_of: Sequence[object], records: Sequence[FaultRecord]
+) -> list[dict[str, Any]]:
+    """Return one row per key that has records; intervals are of the critical rate."""
+    rows = []
+    for key in keys:
+        mine = [r for r, one in zip(records, key_of, strict=True) if one == key]
+        if mine:
+            counts = {o: sum(r.outcome == o for r in mine) for o in OUTCOMES}
+            # A part of the sample: without the finite-population factor, which only narrows.
+            low, high = wilson(counts["sdc_critical"], len(mine))
+            rows.append(
+                {
+                    label: key,
+                    "n": len(mine),
+                    **counts,
+                    "detected": sum(r.detected for r in mine),
+                    "rate": counts["sdc_critical"] / len(mine),
+                    "ci_low": low,
+                    "ci_high": high,
+                }
+            )
+    return rows
+
+
+def _write_rows(
+    path: Path,
+    records: Sequence[FaultRecord],
+    layers: Sequence[str],
+    bits: Sequence[int],
+    network: IntegerNetwork,
+    result: CampaignResult,
+) -> None:
+    table = pa.table(
+        {
+            "image": [r.image for r in records],
+            "layer": list(layers),
+            "bit": list(bits),
+            "faults": [json.dumps([to_json(f) for f in r.faults]) for r in records],
+            "outcome": [r.outcome for r in records],
+            "detected": [r.detected for r in records],
+            "violations": [r.violations for r in records],
+            "label": [r.label for r in records],
+            "golden_top1": [r.golden_top1 for r in records],
+            "faulty_top1": [r.faulty_top1 for r in records],
+        }
+    )
+    keys = ("site", "multiplicity", "protection", "population", "seed", "images")
+    header = {key: getattr(result, key) for key in keys} | {"network": network.content_hash()}
+    table = table.replace_schema_metadata({"trilat.campaign": json.dumps(header)})
+    with replacing(Path(path)) as temporary:
+        pq.write_table(table, temporary)
