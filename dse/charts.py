@@ -52,13 +52,18 @@ def pair_name(first: str, second: str) -> str:
     return f"front-{y}-{x}"
 
 
+def bram_unit(trials: Sequence[TrialRecord]) -> str:
+    """Return what the block RAMs of `trials` are counted in, e.g. ``BRAM36``."""
+    return next((t.cost["bram_unit"] for t in trials if "bram_unit" in t.cost), "BRAM")
+
+
 def hover(trial: TrialRecord, point: PointRecord | None = None) -> str:
     """Return a whole design as the lines of a hover box."""
     cost, faulty = trial.cost, trial.faulty
     bounds = interval((faulty.get("ci_low"), faulty.get("ci_high")))
     spread = f"{number(faulty.get('min'), 1)} .. {number(faulty.get('max'), 1)}"
     logic = f"{number(cost.get('lut'))} LUT, {number(cost.get('ff'))} FF"
-    blocks = f"{number(cost.get('dsp'))} DSP, {half(cost.get('bram36'))} BRAM36"
+    blocks = f"{number(cost.get('dsp'))} DSP, {half(cost.get('bram36'))} {bram_unit([trial])}"
     time = f"{number(trial.cycles)} cycles × {number(cost.get('delay_ns'), 2)} ns (logic)"
     lines = [
         f"<b>{escape(trial.design.label())}</b> · trial {trial.number}",

@@ -51,7 +51,7 @@ def searched(record: RunRecord) -> str:
     distinct = len(set(designs))
     knobs = []
     for knob, label in KNOBS.items():
-        values = sorted({getattr(design, knob) for design in designs})
+        values = sorted({getattr(design, knob) for design in designs}, key=_order)
         if len(values) > 1:
             knobs.append(f"{label} {{{', '.join(map(str, values))}}}")
     trials = f"{len(designs)} trial{'s' if len(designs) != 1 else ''}"
@@ -63,6 +63,11 @@ def searched(record: RunRecord) -> str:
         f"{trials}{varied}; {on_front} {'is' if on_front == 1 else 'are'} Pareto-optimal in "
         "accuracy, accuracy under faults, area and time per inference."
     )
+
+
+def _order(value: int | str) -> tuple[int, str]:
+    # Numbers by size, names by name, no protection before every kind of it.
+    return (value, "") if isinstance(value, int) else (value != "none", value)
 
 
 def trade_offs(record: RunRecord) -> list[str]:
@@ -199,7 +204,7 @@ def knob_effects(record: RunRecord) -> list[KnobEffect]:
 
 def _steps(record: RunRecord) -> Iterator[tuple[str, Any, Any]]:
     for knob in KNOBS:
-        values = sorted({getattr(trial.design, knob) for trial in record.trials})
+        values = sorted({getattr(trial.design, knob) for trial in record.trials}, key=_order)
         if knob == "protect":
             yield from (("protect", "none", v) for v in values if v != "none" and "none" in values)
         elif knob in ("weight_bits", "act_bits"):

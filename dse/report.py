@@ -118,6 +118,8 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "first_pair": charts.pair_name(*_FIRST_PAIR),
         "repetitions": repetitions[-1] if repetitions else None,
         "rows": rows,
+        "bram": charts.bram_unit(record.trials),
+        "area_rule": _area_rule(record),
         "scope": _sentence(next((t.cost["scope"] for t, _p in rows if t.cost.get("scope")), "")),
         "effects": findings.knob_effects(record),
         "knob_names": findings.KNOBS,
@@ -140,6 +142,10 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "verified": [(t, p.verification) for t, p in rows if p and p.verification],
         "disagreements": _disagreements(rows),
         "agreement": record.model.get("agreement"),
+        "agreement_gap": any(
+            "words" in found and found.get("equal") != found["words"]
+            for found in record.model.get("agreement") or ()
+        ),
         "model": {key: value for key, value in record.model.items() if key != "agreement"},
         "figures": {**_figures(record, choice), **outcome_figures},
     }
@@ -159,7 +165,18 @@ def _pair_label(first: str, second: str) -> str:
 
 def _sentence(words: str) -> str:
     words = words.strip()
+    words = words[:1].upper() + words[1:]
     return words if not words or words.endswith(".") else f"{words}."
+
+
+def _area_rule(record: RunRecord) -> str:
+    cost = next((t.cost for t in record.trials if "lut_per_dsp" in t.cost), None)
+    if cost is None:
+        return ""
+    return (
+        f"LUT-eq = LUT + {cost['lut_per_dsp']} DSP + {cost['lut_per_bram']} {cost['bram_unit']} "
+        f"(capacity ratios; {cost['family']}, {cost['device']})."
+    )
 
 
 def _figures(record: RunRecord, choice: TrialRecord | None) -> dict[str, charts.Figure]:
@@ -247,7 +264,7 @@ def _plateau(record: RunRecord) -> str:
 def _disagreements(rows: list[tuple[TrialRecord, Any]]) -> list[str]:
     found = []
     for trial, point in rows:
-        check = (point.verification if point else None) or {}
+        check, label = (point.verification if point else None) or {}, trial.design.label()
         for what, total, good in (
             ("outputs", "outputs_compared", "outputs_equal"),
             ("faults", "faults_replayed", "faults_predicted"),
@@ -255,8 +272,17 @@ def _disagreements(rows: list[tuple[TrialRecord, Any]]) -> list[str]:
             missing = (check.get(total) or 0) - (check.get(good) or 0)
             if missing:
                 found.append(
-                    f"{trial.design.label()}: {text.number(missing)} of "
-                    f"{text.number(check[total])} {what} disagree between the RTL and the software."
+                    f"{label}: {text.number(missing)} of {text.number(check[total])} {what} "
+                    "disagree between the RTL and the software."
+                )
+        for what, there, here in (
+            ("cycles", "cycles", "cycles_predicted"),
+            ("violations", "violations", "violations_expected"),
+        ):
+            if check.get(there) != check.get(here):
+                found.append(
+                    f"{label}: the RTL counted {text.number(check.get(there))} {what}, the "
+                    f"software {text.number(check.get(here))}."
                 )
     return found
 

@@ -137,7 +137,7 @@ def duration(seconds: Any) -> str:
 
 def plain(value: Any) -> str:
     """Return a setting as one would type it: lists joined by commas."""
-    if value is None:
+    if value is None or value == "":
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -247,11 +247,19 @@ def test_missing_pieces_are_said() -> None:
 
 def test_disagreement_is_said() -> None:
     wrong = tuple(
-        replace(p, verification={**p.verification, "outputs_equal": 52410}) if p.verification else p
+        replace(p, verification={**p.verification, "outputs_equal": 52410, "cycles": 1})
+        if p.verification
+        else p
         for p in RECORD.points
     )
-    text = " ".join(Page(report.render(replace(RECORD, points=wrong))).text)
+    first, *others = RECORD.model["agreement"]
+    model = {**RECORD.model, "agreement": [{**first, "equal": 7}, *others]}
+    text = " ".join(Page(report.render(replace(RECORD, points=wrong, model=model))).text)
     assert "6 of 52\u202f416 outputs disagree" in text
+    assert "the RTL counted 1 cycles, the software 301\u202f234" in text
+    assert "Some words differ" in text
+    right = " ".join(Page(report.render(RECORD)).text)
+    assert not any(words in right for words in ("disagree", "the RTL counted", "Some words differ"))
 
 
 def test_pareto_files_hold_the_front(tmp_path: Path) -> None:
