@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Without byte-compiling: imports compile the part of torch and the others that they need.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --prefer-binary --no-compile
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --prefer-binary --no-compile
 
 # Variables on the command line of `make dse` become flags of the same name; others are not passed.
 VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD FAULTS SEED OUT JOBS VERIFY FAMILY

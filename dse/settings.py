@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dse.space import Space, parse_space
+from hdl.families import FAMILIES
 from trilat.errors import InputError, unknown_name
 
 DEFAULT_TRIALS = 28
 NEEDED_BYTES = 500_000_000
-FAMILIES = ("xc7", "ecp5", "ice40")
 VERIFY = ("best", "all", "none")
 
 _DESCRIPTION = """\
@@ -209,7 +209,7 @@ def parse(argv: list[str] | None = None) -> Settings:
         bits=args.bits, rows=args.rows, cols=args.cols, protect=args.protect, method=args.method
     )
     for kind, name, accepted in (
-        ("family", args.family, FAMILIES),
+        ("family", args.family, sorted(FAMILIES)),
         ("verify", args.verify, VERIFY),
     ):
         if name not in accepted:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages of a run share, and the networks that they measure: float, then quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dse.background import Background
+from dse.evaluation import Answer
+from dse.settings import Settings
+from dse.store import Result, Store
+from quant import engine
+from quant.agreement import compare_layers
+from quant.data import DataSet, Split, load_data, stratified, to_input
+from quant.graph import trace
+from quant.models import ModelSpec, build_model, load_weights, weights_normalization
+from quant.network import IntegerNetwork
+from quant.onnx_export import export_onnx
+from quant.ops import GemmOp
+from quant.quantize import quantize
+from quant.training import float_accuracy, train_float
+from trilat.files import content_hash
+from trilat.progress import Progress
+
+# One more whenever a stage's figures change for the same inputs; old results are then not reused.
+STAGE_VERSION = {
+    "float": 1,
+    "network": 1,
+    "bounds": 1,
+    "rate": 1,
+    "accuracy": 1,
+    "faults": 1,
+    "synthesis": 1,
+    "campaign": 1,
+    "verify": 1,
+}
+# Libraries whose release may change a stage's figures.
+_LEARNING = ("torch", "numpy")
+_QUANTIZING = (*_LEARNING, "brevitas")
+AGREEMENT_IMAGES = 16  # of the validation split, compared word for word
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """A quantized network, in memory: its bounds and its images' codes."""
+
+    result: Result
+    network: IntegerNetwork
+    codes: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """What all stages of a run share.
+
+    Attributes:
+        settings, store, data, spec, progress: of the run.
+        max_k: longest reduction of the network.
+        origin: what the float weights come from, JSON-able; part of every key.
+        loaded: networks in memory, by (method, weight bits, activation bits).
+        helper: synthesises ahead; empty where nothing does.
+    """
+
+    settings: Settings
+    store: Store
+    data: DataSet
+    spec: ModelSpec
+    progress: Progress
+    max_k: int
+    origin: dict[str, Any]
+    loaded: dict[tuple[str, int, int], Loaded] = field(default_factory=dict)
+    helper: list[Background] = field(default_factory=list)
+
+
+def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
+    """Load data, model and weights; writes nothing. Raises InputError for bad input."""
+    torch.set_num_threads(settings.jobs)
+    data = load_data(settings.data, seed=settings.seed, progress=progress)
+    if settings.weights and (normalization := weights_normalization(settings.weights)):
+        data = data.with_normalization(*normalization)
+    spec = build_model(
+        settings.model, num_classes=data.num_classes, data_shape=data.shape, seed=settings.seed
+    )
+    layers = [op for op in trace(spec.module, spec.input_shape) if isinstance(op, GemmOp)]
+    weights = None
+    if settings.weights:
+        load_weights(spec.module, settings.weights)
+        weights = content_hash(settings.weights.read_bytes())
+    return Bench(
+        settings=settings,
+        store=store,
+        data=data,
+        spec=spec,
+        progress=progress,
+        max_k=max(layer.weight[0].numel() for layer in layers),
+        origin={
+            "model": spec.identity,
+            "data": data.fingerprint,
+            "weights": weights,
+            "seed": settings.seed,
+        },
+    )
+
+
+def key(stage: str, packages: Sequence[str] = (), **inputs: Any) -> dict[str, Any]:
+    """Return the inputs of a stage's key: its version, the libraries that decide it, the rest."""
+    libraries = {name: version(name) for name in packages}
+    return {"stage_version": STAGE_VERSION[stage], "libraries": libraries, **inputs}
+
+
+def float_model(bench: Bench) -> Result:
+    """Train the float model, or measure the user's; `bench.spec` then holds its weights."""
+    spec, data = bench.spec, bench.data
+
+    def compute(folder: Path) -> dict[str, Any]:
+        history = {}
+        if not bench.settings.weights:
+            history = train_float(spec, data, seed=bench.settings.seed, progress=bench.progress)
+        save_file(_tensors(spec), folder / "float.safetensors")
+        return {
+            "history": history,
+            "val_accuracy": float_accuracy(spec, data, data.val),
+            "test_accuracy": float_accuracy(spec, data, data.test),
+        }
+
+    inputs = key("float", _LEARNING, origin=bench.origin)
+    result = bench.store.run("float", inputs, compute)
+    if result.cached:
+        spec.module.load_state_dict(load_file(result.folder / "float.safetensors"))
+        spec.module.eval()
+    return result
+
+
+def _tensors(spec: ModelSpec) -> dict[str, torch.Tensor]:
+    return {name: t.detach().contiguous() for name, t in spec.module.state_dict().items()}
+
+
+def describe_model(bench: Bench) -> Answer:
+    """Return what the report says of the float model."""
+    result = float_model(bench)
+    weights = bench.settings.weights
+    value = {
+        "name": bench.spec.name,
+        "input_shape": list(bench.spec.input_shape),
+        "float_val_accuracy": result.value["val_accuracy"],
+        "float_test_accuracy": result.value["test_accuracy"],
+        "weights": str(weights) if weights else f"trained here, seed {bench.settings.seed}",
+    }
+    return Answer(value=value, results=(result,))
+
+
+def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loaded:
+    """Quantize at the given widths: IntegerNetwork, ONNX and the counts of their agreement."""
+    name = (method, weight_bits, act_bits)
+    if name in bench.loaded:
+        loaded = bench.loaded[name]
+        return replace(loaded, result=replace(loaded.result, cached=True))
+
+    def compute(folder: Path) -> dict[str, Any]:
+        model = quantize(
+            bench.spec,
+            bench.data,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            method=method,
+            seed=bench.settings.seed,
+            progress=bench.progress,
+        )
+        model.network.save(folder / "network.safetensors")
+        export_onnx(model.network, folder / "network.onnx")
+        images = to_images(bench, sample(bench.data.val, AGREEMENT_IMAGES, bench.settings.seed))
+        with bench.progress.task(f"Brevitas = ONNX = engine W{weight_bits}A{act_bits}", 1) as step:
+            agreement = compare_layers(model, images)
+            step(1)
+        return {
+            "hash": model.network.content_hash(),
+            "history": model.history,
+            "agreement": {
+                "method": method,
+                "weight_bits": weight_bits,
+                "act_bits": act_bits,
+                "network_hash": model.network.content_hash(),
+                "equal": agreement.words_equal,
+                **agreement.to_json(),
+            },
+        }
+
+    inputs = key(
+        "network",
+        _QUANTIZING,
+        origin=bench.origin,
+        method=method,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+    )
+    result = bench.store.run("network", inputs, compute)
+    loaded = Loaded(
+        result=result, network=IntegerNetwork.load(result.folder / "network.safetensors")
+    )
+    bench.loaded[name] = loaded
+    return loaded
+
+
+def sample(split: Split, count: int, seed: int) -> Split:
+    """Return `count` images of a split, every class in proportion, or all where it has fewer."""
+    if len(split) <= count:
+        return split
+    chosen, _ = stratified(split.labels, count, seed)
+    return Split(images=split.images[chosen], labels=split.labels[chosen])
+
+
+def to_images(bench: Bench, split: Split) -> torch.Tensor:
+    """Return a split's images as the network takes them, float32 (N, C, H, W)."""
+    return to_input(split.images, bench.spec.input_shape, bench.data.mean, bench.data.std)
+
+
+def codes(
+    bench: Bench, loaded: Loaded, split: str, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return codes and labels (int64) of `count` images of a split, the same for all designs."""
+    part = sample(getattr(bench.data, split), count, bench.settings.seed)
+    name = f"{split}-{len(part)}"
+    if name not in loaded.codes:
+        parts = [
+            engine.image_codes(
+                loaded.network,
+                to_images(bench, Split(images=part.images[k:j], labels=part.labels[k:j])),
+            )
+            for k in range(0, len(part), 256)
+            for j in (min(k + 256, len(part)),)
+        ]
+        loaded.codes[name] = torch.cat(parts)
+    return loaded.codes[name], torch.from_numpy(part.labels)

