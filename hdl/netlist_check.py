@@ -59,48 +59,59 @@ class CheckResult:
 
 
 def check(
-    name: str,
-    rtl: str,
-    netlist: Mapping[str, Any],
+    netlists: Mapping[str, Mapping[str, Any]],
+    rtl: Mapping[str, str],
     *,
     models: str,
-    submodules: str,
     clocks: Sequence[str],
     folder: Path,
     seed: int = 0,
     streams: int = STREAMS,
     cycles: int = CYCLES,
-) -> CheckResult:
-    """Compare one module's netlist with its RTL.
+) -> dict[str, CheckResult]:
+    """Compare netlists with their RTL, module by module.
 
     Args:
-        name: of the module.
-        rtl: its Verilog.
-        netlist: its mapped netlist, Yosys JSON of one module.
-        models: Verilog simulation models of the primitives in the netlist.
-        submodules: Verilog of the modules it instantiates; only their ports are read.
+        netlists: module -> its mapped netlist, Yosys JSON of one module.
+        rtl: module -> its Verilog; these modules and all that they instantiate.
+        models: Verilog simulation models of the primitives in the netlists.
         clocks: names that a clock port may have; all registers must be on it.
         folder: where the files go.
         seed: of the stimuli.
         streams: independent stimuli, a multiple of 8.
         cycles: clock cycles of each.
 
+    Returns:
+        What was compared, by module.
+
     Raises:
         MismatchError: an output differs; says which, when and in how many streams.
-        yosys.YosysError: Yosys failed, or the netlist holds what cannot be simulated.
+        yosys.YosysError: Yosys failed, or a netlist holds what cannot be simulated.
     """
-    left, right = _gates(name, rtl, netlist, models, submodules, folder)
-    rtl_side = _Simulation(left, name, clocks, streams, undefined=lambda: 0)
+    left, right = _gates(netlists, rtl, models, folder)
+    return {
+        name: _compare(name, left[name], right[name], clocks, seed, streams, cycles)
+        for name in netlists
+    }
+
+
+def _compare(
+    name: str,
+    left: Mapping[str, Any],
+    right: Mapping[str, Any],
+    clocks: Sequence[str],
+    seed: int,
+    streams: int,
+    cycles: int,
+) -> CheckResult:
     noise = random.Random(seed + 1)
+    rtl_side = _Simulation(left, name, clocks, streams, undefined=lambda: 0)
     net_side = _Simulation(
         right, name, clocks, streams, undefined=lambda: noise.getrandbits(streams)
     )
-    # Unused submodule ports may be left unconnected on one side; both need the same stimulus.
+    # A submodule's unused pin may be unconnected on one side; the others must be on both.
     inputs = sorted(set(rtl_side.inputs) | set(net_side.inputs))
     outputs = sorted(set(rtl_side.outputs) & set(net_side.outputs))
-    missing = {pin for pin in set(rtl_side.outputs) ^ set(net_side.outputs) if pin[0] == ""}
-    if missing:
-        raise MismatchError(f"{name}: ports {sorted(missing)} are on one side only")
     stimuli = _Stimuli(inputs, seed, streams)
     for cycle in range(cycles):
         values = stimuli.next(cycle)
@@ -117,39 +128,52 @@ def check(
 
 
 def _gates(
-    name: str, rtl: str, netlist: Mapping[str, Any], models: str, submodules: str, folder: Path
+    netlists: Mapping[str, Mapping[str, Any]], rtl: Mapping[str, str], models: str, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    files = {"rtl.v": rtl, "models.v": models, "submodules.v": submodules}
+    """Return the gate-level modules of both sides by name."""
+    names = sorted(netlists)
+    mapped = {f"trilat_mapped_{name}": netlists[name] for name in names}
+    (folder / "netlists.json").write_text(json.dumps({"modules": mapped}), encoding="utf-8")
+    instances = "\n".join(f"  {name} mapped_{i}();" for i, name in enumerate(mapped))
+    files = {
+        "checked.v": "\n".join(rtl[name] for name in names),
+        "others.v": "\n".join(text for name, text in rtl.items() if name not in netlists),
+        "submodules.v": "\n".join(rtl.values()),
+        "models.v": models,
+        "all.v": f"module trilat_mapped();\n{instances}\nendmodule\n",
+    }
     for file, text in files.items():
         (folder / file).write_text(text, encoding="utf-8")
-    (folder / "netlist.json").write_text(json.dumps({"modules": {name: netlist}}), encoding="utf-8")
-    boxes = ["read_verilog -lib submodules.v"] if submodules.strip() else []
     script = [
-        "read_verilog rtl.v",
-        *boxes,
-        f"hierarchy -check -top {name}",
-        *_TO_GATES,
-        f"select {name}",
+        "read_verilog checked.v",
+        "read_verilog -lib others.v",
+        "hierarchy -check",
+        "select " + " ".join(names),
+        *(step for step in _TO_GATES if step != "flatten"),
         "write_json -selected rtl_gates.json",
         "design -reset",
         "read_verilog models.v",
-        *boxes,
-        "read_json netlist.json",
-        f"hierarchy -check -top {name}",
-        *_TO_GATES[:3],
+        "read_verilog -lib submodules.v",
+        "read_json netlists.json",
+        "read_verilog all.v",
+        "setattr -mod -set keep_hierarchy 1 " + " ".join(mapped),
+        "hierarchy -check -top trilat_mapped",
+        "proc",
+        "memory_collect",
+        "flatten",
+        "select " + " ".join(mapped),
         "opt_expr",
         *_TO_GATES[3:],
         "opt_expr",
         "opt_clean",
-        f"select {name}",
         "write_json -selected net_gates.json",
     ]
     yosys.run(script, folder, "check")
-    sides = [
-        json.loads((folder / file).read_text(encoding="utf-8"))["modules"][name]
+    left, right = (
+        json.loads((folder / file).read_text(encoding="utf-8"))["modules"]
         for file in ("rtl_gates.json", "net_gates.json")
-    ]
-    return sides[0], sides[1]
+    )
+    return left, {name: right[f"trilat_mapped_{name}"] for name in names}
 
 
 # An input or output of a simulation: submodule instance ("" for the module), port, bit.

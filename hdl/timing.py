@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,22 +167,22 @@ def black_box(name: str, ports: Mapping[str, Any], timing: Timing) -> str:
 
 
 def analyse(
-    name: str,
-    module: Mapping[str, Any],
+    netlists: Mapping[str, Mapping[str, Any]],
     *,
     models: str,
-    silent: Sequence[str],
+    silent: Collection[str],
+    opaque: Collection[str],
     launch: int,
     capture: int,
     folder: Path,
-) -> Timing:
-    """Time one module.
+) -> dict[str, Timing]:
+    """Time modules that do not instantiate each other.
 
     Args:
-        name: of the module.
-        module: its netlist, Yosys JSON of one module.
-        models: Verilog of the timing models of all its cells and submodules.
-        silent: cell types that have no arcs on purpose (constants, unclocked submodules).
+        netlists: module -> its netlist, Yosys JSON of one module.
+        models: Verilog of the timing models of all their cells and submodules.
+        silent: cell types that may have no arcs at all (submodules of wires alone).
+        opaque: cell types some of whose inputs have no arcs; a path may end there.
         launch: ps, clock to q of the flip-flop that drives each input port.
         capture: ps, set-up of the flip-flop behind each output port.
         folder: where the files go.
@@ -190,41 +190,56 @@ def analyse(
     Raises:
         yosys.YosysError: Yosys failed, or a cell has no timing arcs.
     """
-    outputs = [pin for pin, port in module["ports"].items() if port["direction"] == "output"]
-    clocks = [pin for pin, port in module["ports"].items() if _is_clock(pin, port)]
-    netlist, launches = _with_neighbours(timing_netlist(module))
-    sources = {**({"": clocks} if clocks else {}), **launches}
-    (folder / "timing.json").write_text(json.dumps({"modules": {name: netlist}}), encoding="utf-8")
+    ready = {
+        name: _with_neighbours(timing_netlist(module), opaque) for name, module in netlists.items()
+    }
+    (folder / "timing.json").write_text(
+        json.dumps({"modules": {name: netlist for name, (netlist, _) in ready.items()}}),
+        encoding="utf-8",
+    )
     (folder / "models.v").write_text(
         models + _NEIGHBOURS.format(launch=launch, capture=capture), encoding="utf-8"
     )
     script = ["read_verilog -lib -specify models.v", "read_json timing.json"]
-    for number, kept in enumerate(sources.values()):
-        copy = f"trilat_sta_{number}"
-        keep = " ".join(f"{copy}/w:{pin} %d" for pin in kept)
-        script += [f"copy {name} {copy}", f"delete -port {copy}/i:* {keep}"]
-        script += [f"tee -o sta_{number}.txt sta {copy}"]
+    # One copy of a module per source of paths: the clock ("") and each data input.
+    copies: dict[tuple[str, str], str] = {}
+    for name, (_, launches) in ready.items():
+        clocks = [pin for pin, port in netlists[name]["ports"].items() if _is_clock(pin, port)]
+        for source, kept in {**({"": clocks} if clocks else {}), **launches}.items():
+            copy = copies[name, source] = f"trilat_sta_{len(copies)}"
+            keep = " ".join(f"{copy}/w:{pin} %d" for pin in kept)
+            script += [f"copy {name} {copy}", f"delete -port {copy}/i:* {keep}"]
+            script += [f"tee -o {copy}.txt sta {copy}"]
     script += ["select trilat_sta_*", "write_json -selected arrivals.json"]
     log = yosys.run(script, folder, "sta")
     _require_arcs(log, silent)
     timed = json.loads((folder / "arrivals.json").read_text(encoding="utf-8"))["modules"]
 
-    worst: tuple[int, tuple[str, ...]] = (0, ())
-    arrival: dict[str, int] = {}
-    setup: dict[str, int] = {}
-    through: dict[str, dict[str, int]] = {}
-    for number, source in enumerate(sources):
-        latest = _latest((folder / f"sta_{number}.txt").read_text(encoding="utf-8"))
-        worst = max(worst, latest, key=lambda candidate: candidate[0])
-        reached = _arrivals(timed[f"trilat_sta_{number}"]["netnames"], outputs)
-        if source == "":
-            arrival = reached
-            continue
-        if latest[0]:
-            setup[source] = max(latest[0] - launch, 1)
-        if reached:
-            through[source] = {pin: max(ps - launch, 0) for pin, ps in reached.items()}
-    return Timing(delay=worst[0], path=worst[1], arrival=arrival, setup=setup, through=through)
+    result = {}
+    for name in netlists:
+        ports = netlists[name]["ports"]
+        outputs = [pin for pin, port in ports.items() if port["direction"] == "output"]
+        worst: tuple[int, tuple[str, ...]] = (0, ())
+        arrival: dict[str, int] = {}
+        setup: dict[str, int] = {}
+        through: dict[str, dict[str, int]] = {}
+        for (owner, source), copy in copies.items():
+            if owner != name:
+                continue
+            latest = _latest((folder / f"{copy}.txt").read_text(encoding="utf-8"))
+            worst = max(worst, latest, key=lambda candidate: candidate[0])
+            reached = _arrivals(timed[copy]["netnames"], outputs)
+            if source == "":
+                arrival = reached
+                continue
+            if latest[0]:
+                setup[source] = max(latest[0] - launch, 1)
+            if reached:
+                through[source] = {pin: max(ps - launch, 0) for pin, ps in reached.items()}
+        result[name] = Timing(
+            delay=worst[0], path=worst[1], arrival=arrival, setup=setup, through=through
+        )
+    return result
 
 
 _NEIGHBOURS = """
@@ -236,6 +251,10 @@ endmodule
 module trilat_capture(input C, D);
   specify $setup(D, posedge C, {capture}); endspecify
 endmodule
+(* blackbox *)
+module trilat_pin(input C, D);
+  specify $setup(D, posedge C, 1); endspecify
+endmodule
 """
 
 
@@ -243,8 +262,12 @@ def _is_clock(pin: str, port: Mapping[str, Any]) -> bool:
     return port["direction"] == "input" and pin in CLOCKS
 
 
-def _with_neighbours(module: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def _with_neighbours(
+    module: dict[str, Any], opaque: Collection[str]
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Put a flip-flop before each input port and behind each output port.
+
+    What drives an opaque cell gets an end point, should the pin it drives have no arc.
 
     Returns:
         The netlist, and for each data input the name of the clock port of its flip-flops.
@@ -266,6 +289,20 @@ def _with_neighbours(module: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
             "connections": pins,
         }
 
+    pins = [bits for cell in module["cells"].values() for bits in cell["connections"].values()]
+    pins += [port["bits"] for port in module["ports"].values() if port["direction"] == "output"]
+    used = {bit for bits in pins for bit in bits}
+    ends = {
+        bit
+        for cell in module["cells"].values()
+        if cell["type"] in opaque
+        for pin, bits in cell["connections"].items()
+        if cell["port_directions"][pin] == "input"
+        for bit in bits
+        if isinstance(bit, int)
+    }
+    for bit in sorted(ends):
+        neighbour("trilat_pin", "pin", bit, {"C": ["0"], "D": [bit]})
     for pin, port in module["ports"].items():
         if _is_clock(pin, port):
             ports[pin] = port
@@ -279,7 +316,8 @@ def _with_neighbours(module: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
             names[clock] = {"hide_name": 0, "bits": [free], "attributes": {}}
             launches[pin] = [clock]
             for i, bit in enumerate(port["bits"]):
-                neighbour("trilat_launch", pin, i, {"C": [free], "Q": [bit]})
+                if bit in used:
+                    neighbour("trilat_launch", pin, i, {"C": [free], "Q": [bit]})
             free += 1
     return {**module, "ports": ports, "cells": cells, "netnames": names}, launches
 
@@ -306,7 +344,7 @@ def _arrivals(netnames: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, 
     return reached
 
 
-def _require_arcs(log: str, silent: Sequence[str]) -> None:
+def _require_arcs(log: str, silent: Collection[str]) -> None:
     for line in log.splitlines():
         bare = re.search(r"Module '(.*)' has no timing arcs", line)
         if bare and bare[1].split("\\")[-1] not in silent:

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps the modules of a Verilog file, times and checks them, and keeps the results.
+
+Each kind of module is mapped once, in small groups with fixed members (`groups`): what Yosys
+makes of one module can depend on the others in the same run, so a result must not depend on what
+happens to be in the cache. A group is stored under the hash of its modules, those below them,
+the family and the tool: another array size costs only the groups that it changes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hdl import netlist_check, yosys
+from hdl.families import Family
+from hdl.timing import CLOCKS, Timing, analyse, black_box
+from trilat.files import content_hash, write_json
+from trilat.progress import Advance
+
+# Counts in every key: raise it when the meaning of a stored result changes.
+_FORMAT = 1
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedModule:
+    """One module, mapped.
+
+    Attributes:
+        name: of the module.
+        cells: primitive -> instances, without those of submodules.
+        children: submodule -> instances.
+        ports: name -> direction and bits, as in Yosys JSON.
+        timing: its delays.
+        vectors: random vectors on which the netlist agreed with the RTL.
+        seconds: wall-clock of mapping its group.
+    """
+
+    name: str
+    cells: dict[str, int]
+    children: dict[str, int]
+    ports: dict[str, Any]
+    timing: Timing
+    vectors: int
+    seconds: float
+
+
+def split_modules(verilog: str) -> dict[str, str]:
+    """Return the text of each module by name, comments and attributes removed."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", verilog, flags=re.S)
+    text = re.sub(r"\(\*(?!\)).*?\*\)", "", text, flags=re.S)
+    found = re.finditer(r"^\s*module\s+(\w+).*?^\s*endmodule", text, flags=re.M | re.S)
+    return {match[1]: match[0].strip() + "\n" for match in found}
+
+
+def instances(modules: Mapping[str, str]) -> dict[str, Counter[str]]:
+    """Return, for each module, how often it instantiates each other one."""
+    names = "|".join(map(re.escape, modules))
+    pattern = re.compile(rf"^\s*({names})\s+(?:#\(.*?\)\s*)?\\?\S+\s*\(", flags=re.M | re.S)
+    return {
+        name: Counter(pattern.findall(text.split("\n", 1)[1])) for name, text in modules.items()
+    }
+
+
+def levels(children: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return the modules in levels: those of a level instantiate earlier ones only."""
+    done: set[str] = set()
+    result = []
+    while len(done) < len(children):
+        level = sorted(n for n, inner in children.items() if n not in done and done >= set(inner))
+        if not level:
+            raise ValueError("modules instantiate each other in a circle")
+        result.append(level)
+        done |= set(level)
+    return result
+
+
+def groups(texts: Mapping[str, str]) -> list[list[str]]:
+    """Return the modules that share a Yosys run.
+
+    A run costs two seconds before it does anything, so modules are run together where that does
+    not make them depend on the size of the array too often: those that multiply; each one with
+    a memory, whose mapping is slow; all others.
+    """
+    memories = [name for name, text in texts.items() if has_memory(text)]
+    products = [n for n, text in texts.items() if " * " in text and n not in memories]
+    rest = [name for name in texts if name not in memories and name not in products]
+    return [group for group in (*([name] for name in memories), products, rest) if group]
+
+
+def has_memory(text: str) -> bool:
+    """Return whether a module's Verilog declares a memory."""
+    return re.search(r"^\s*reg\s[^;=]*\S\s+\[\d+:\d+\]\s*;", text, flags=re.M) is not None
+
+
+def map_modules(
+    verilog: str, family: Family, *, cache: Path, jobs: int, advance: Advance
+) -> dict[str, MappedModule]:
+    """Return every module of a Verilog file, mapped; only groups not in the cache are run.
+
+    Args:
+        verilog: the file.
+        family: what to map to.
+        cache: folder of the results, written atomically.
+        jobs: Yosys processes at a time.
+        advance: called with the number of modules done.
+
+    Raises:
+        yosys.YosysError: Yosys failed; its work folder stays under `cache`.
+        netlist_check.MismatchError: a netlist does not compute what its RTL does.
+    """
+    texts = split_modules(verilog)
+    children = instances(texts)
+    order = levels(children)
+    tools = _tools(family)
+    shared = groups(texts)
+    files: list[Path] = []
+    for group in shared:
+        # All below the group count: their delays are part of its own.
+        inside = sorted(_below(group, children))
+        key = content_hash([group, [texts[name] for name in inside], tools])
+        files.append(cache / f"{family.name}-{group[0]}-{key}.json")
+    done: dict[str, MappedModule] = {}
+    todo: list[int] = []
+    for number, file in enumerate(files):
+        if file.exists():
+            done |= _load(file)
+        else:
+            todo.append(number)
+    advance(len(done))
+    if not todo:
+        return done
+    with yosys.work_folder(cache) as folder, ThreadPoolExecutor(max_workers=jobs) as pool:
+
+        def run(number: int) -> tuple[dict[str, Any], float]:
+            start = time.monotonic()
+            found = _map(shared[number], texts, children, family, _new(folder, f"map{number}"))
+            advance(len(found))
+            return found, round(time.monotonic() - start, 2)
+
+        mapped = dict(zip(todo, _all(pool, run, todo), strict=True))
+        netlists = {name: net for found, _ in mapped.values() for name, net in found.items()}
+        checked = pool.submit(_check, netlists, texts, children, family, _new(folder, "check"))
+        timings = {name: module.timing for name, module in done.items()}
+        ports = {name: module.ports for name, module in done.items()}
+        ports |= {name: netlist["ports"] for name, netlist in netlists.items()}
+        for number, level in enumerate(order):
+            new = {name: netlists[name] for name in level if name in netlists}
+            inner = sorted({child for name in new for child in children[name]})
+            boxes = [black_box(child, ports[child], timings[child]) for child in inner]
+            if new:
+                timings |= _time(new, boxes, inner, family, _new(folder, f"sta{number}"))
+        agreed = checked.result()
+    for number, (found, seconds) in mapped.items():
+        result = {}
+        for name, netlist in found.items():
+            cells = Counter(cell["type"] for cell in netlist["cells"].values())
+            del cells["$scopeinfo"]
+            result[name] = MappedModule(
+                name=name,
+                cells={kind: n for kind, n in sorted(cells.items()) if kind not in texts},
+                children={kind: n for kind, n in sorted(cells.items()) if kind in texts},
+                ports=ports[name],
+                timing=timings[name],
+                vectors=agreed[name].vectors,
+                seconds=seconds,
+            )
+        write_json(files[number], {name: asdict(module) for name, module in result.items()})
+        done |= result
+    return done
+
+
+def _below(names: Iterable[str], children: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return the modules of `names` and all that they instantiate, at any depth."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(children[name])
+    return found
+
+
+def _all(
+    pool: ThreadPoolExecutor, action: Callable[[_In], _Out], items: Iterable[_In]
+) -> list[_Out]:
+    """Run `action` on all items; on the first error the rest is not started."""
+    futures = [pool.submit(action, item) for item in items]
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def _new(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.mkdir()
+    return path
+
+
+def _load(file: Path) -> dict[str, MappedModule]:
+    result = {}
+    for name, data in json.loads(file.read_text(encoding="utf-8")).items():
+        timing = data.pop("timing")
+        timing["path"] = tuple(timing["path"])
+        result[name] = MappedModule(timing=Timing(**timing), **data)
+    return result
+
+
+def _tools(family: Family) -> dict[str, Any]:
+    """Return what besides the Verilog decides a result."""
+    return {
+        "format": _FORMAT,
+        "yosys": yosys.version(),
+        "script": [family.script("top", True), family.script("top", False)],
+        "models": [family.timing_models(set()), family.own_files()],
+        "neighbours": [family.launch, family.capture],
+        "check": [netlist_check.STREAMS, netlist_check.CYCLES],
+    }
+
+
+def _map(
+    group: list[str],
+    texts: Mapping[str, str],
+    children: Mapping[str, Iterable[str]],
+    family: Family,
+    folder: Path,
+) -> dict[str, Any]:
+    """Map the modules of a group in one run; return their netlists as Yosys JSON."""
+    outside = sorted({child for name in group for child in children[name]} - set(group))
+    (folder / "modules.v").write_text("\n".join(texts[n] for n in group), encoding="utf-8")
+    (folder / "outside.v").write_text("\n".join(texts[n] for n in outside), encoding="utf-8")
+    # Yosys maps what hangs below one top module.
+    all_of_them = "\n".join(f"  {name} m{number}();" for number, name in enumerate(group))
+    top = f"module trilat_group();\n{all_of_them}\nendmodule\n"
+    (folder / "group.v").write_text(top, encoding="utf-8")
+    family.prepare(folder)
+    script = [
+        "read_verilog modules.v group.v",
+        *(["read_verilog -lib outside.v"] if outside else []),
+        *family.script("trilat_group", any(has_memory(texts[name]) for name in group)),
+        "select " + " ".join(group),
+        "write_json -selected netlists.json",
+    ]
+    yosys.run(script, folder, "map")
+    modules = json.loads((folder / "netlists.json").read_text(encoding="utf-8"))["modules"]
+    return {name: modules[name] for name in group}
+
+
+def _time(
+    netlists: Mapping[str, Mapping[str, Any]],
+    boxes: list[str],
+    inner: list[str],
+    family: Family,
+    folder: Path,
+) -> dict[str, Timing]:
+    cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
+    return analyse(
+        netlists,
+        models="\n".join([family.timing_models(cells - set(inner)), *boxes]),
+        silent=inner,
+        opaque={*family.dsp, *family.bram, *inner},
+        launch=family.launch,
+        capture=family.capture,
+        folder=folder,
+    )
+
+
+def _check(
+    netlists: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, str],
+    children: Mapping[str, Iterable[str]],
+    family: Family,
+    folder: Path,
+) -> dict[str, netlist_check.CheckResult]:
+    needed = {name for name in netlists} | {c for name in netlists for c in children[name]}
+    cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
+    return netlist_check.check(
+        netlists,
+        {name: text for name, text in texts.items() if name in needed},
+        models=family.simulation_models(cells - set(texts)),
+        clocks=CLOCKS,
+        folder=folder,
+    )
