@@ -75,6 +75,8 @@ def trade_offs(record: RunRecord) -> list[str]:
     trials = front(record)
     if not trials:
         return ["No trial has finished yet."]
+    if len(record.trials) == 1:
+        return ["One design was tried, so there is nothing to trade yet."]
     if len(trials) == 1:
         return ["One design is at least as good as every other tried in all four objectives."]
     sentences = [_area_against_time(trials), _reliability(trials)]
