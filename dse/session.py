@@ -68,6 +68,8 @@ class Session:
             record = self._points()
         path = write_report(record, self.out)
         print_summary(record, self.console, path)
+        for problem in disagreements(record):
+            self.console.print(f"DISAGREEMENT: {problem}", soft_wrap=True)
         return record
 
     def _search(self) -> None:
@@ -178,6 +180,25 @@ class Session:
             seconds=round(seconds, 1),
             notes=self.stages.notes,
         )
+
+
+def disagreements(record: RunRecord) -> list[str]:
+    """Return, in sentences, where forms of a network that must be equal are not."""
+    found = []
+    for counts in record.model["agreement"]:
+        if counts["equal"] != counts["words"]:
+            name = f"W{counts['weight_bits']}A{counts['act_bits']}"
+            wrong = counts["words"] - counts["equal"]
+            found.append(f"{name}: Brevitas, ONNX and engine differ in {wrong} words")
+    for point in record.points:
+        result = point.verification
+        if result and not result["agrees"]:
+            found.append(
+                f"trial {point.number}: the RTL differs from the engine ({result['outputs_equal']} "
+                f"of {result['outputs_compared']} outputs equal, {result['faults_predicted']} of "
+                f"{result['faults_replayed']} faults predicted, see verification in run.json)"
+            )
+    return found
 
 
 def _trial(number: int, design: Design, evaluation: Evaluation) -> TrialRecord:

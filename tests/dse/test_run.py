@@ -28,6 +28,9 @@ from trilat.progress import NoProgress
 
 FAULTY = {"rate": 1e-3, "golden": 97.0, "mean": 80.0, "std": 1.0, "min": 70.0, "max": 90.0}
 FAULTY |= {"ci_low": 79.0, "ci_high": 81.0, "repetitions": 4, "images": 10, "seed": 0}
+AGREEMENT = {"weight_bits": 4, "act_bits": 4, "equal": 9, "words": 9}
+VERIFIED = {"outputs_compared": 5, "outputs_equal": 5, "agrees": True}
+VERIFIED |= {"faults_replayed": 2, "faults_predicted": 2}
 
 
 def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=None):
@@ -55,7 +58,13 @@ def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=No
             cycles=1000,
             config_hash=content_hash(design.label()),
             network_hash=network.key,
-            agreement={"network_hash": network.key, "equal": 9},
+            agreement={
+                "network_hash": network.key,
+                "weight_bits": 4,
+                "act_bits": 4,
+                "equal": 9,
+                "words": 9,
+            },
             results=(network, synthesis),
         )
 
@@ -69,7 +78,7 @@ def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=No
             test_interval=(95.0, 97.0),
             test_faulty=None,
             campaigns=({"site": "activations", "n": 1},) if campaigns == "draw" else (),
-            verification={"outputs_compared": 5, "outputs_equal": 5} if verify else None,
+            verification=dict(VERIFIED) if verify else None,
             folder=str(folder),
             rebuild=("true",),
         )
@@ -181,6 +190,13 @@ def test_verify_chooses_points(here):
     assert all(p.verification for p in everyone.points) and len(everyone.points) > 1
     none, _ = go("--out", "n", "--trials", "5", "--verify", "none")
     assert not any(p.verification for p in none.points)
+
+
+def test_a_disagreement_is_told(here, monkeypatch):
+    monkeypatch.setitem(VERIFIED, "outputs_equal", 4)
+    monkeypatch.setitem(VERIFIED, "agrees", False)
+    _, text = go("--out", "r", "--trials", "2")
+    assert "DISAGREEMENT: trial" in text and "4 of 5 outputs equal" in text
 
 
 def test_a_stopped_run_goes_on_and_equals_one_that_was_not(here):
