@@ -285,7 +285,7 @@ def _check(
     family: Family,
     folder: Path,
 ) -> dict[str, netlist_check.CheckResult]:
-    needed = {name for name in netlists} | {c for name in netlists for c in children[name]}
+    needed = set(netlists) | {c for name in netlists for c in children[name]}
     cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
     return netlist_check.check(
         netlists,

@@ -247,7 +247,7 @@ class _Simulation:
 
     def _add_memory(self, cell_name: str, cell: Mapping[str, Any], streams: int) -> None:
         pins = cell["connections"]
-        values = {key: value for key, value in cell["parameters"].items()}
+        values = cell["parameters"]
         width, address = int(values["WIDTH"], 2), int(values["ABITS"], 2)
         reads, writes = int(values["RD_PORTS"], 2), int(values["WR_PORTS"], 2)
         if "1" in values["RD_CLK_ENABLE"][-reads:] or (
@@ -275,7 +275,7 @@ class _Simulation:
 
     def _compile(self) -> None:
         driver = {bit: i for i, (_, drives, _) in enumerate(self._nodes) for bit in drives}
-        known = {bit for bit in self.inputs.values()} | {q for _, q in self._registers}
+        known = set(self.inputs.values()) | {q for _, q in self._registers}
         order = _topological(self._nodes, driver, self._name)
         needed = {bit for reads, _, _ in self._nodes for bit in reads}
         needed |= set(self.outputs.values()) | {d for d, _ in self._registers}
@@ -293,10 +293,8 @@ class _Simulation:
         lines += [f" {_v(bit)} = x()" for bit in undriven]
         lines += [f" {self._nodes[n][2]}" for n in order]
         lines += [f" {text}" for text in self._late]
-        lines += [
-            f" return {_list([d for d, _ in self._registers])}, "
-            f"{_list(list(self.outputs.values()))}"
-        ]
+        after = _list([d for d, _ in self._registers])
+        lines.append(f" return {after}, {_list(list(self.outputs.values()))}")
         space: dict[str, Any] = {}
         # The text is made of net numbers alone.
         exec(compile("\n".join(lines), f"<gates of {self._name}>", "exec"), space)

