@@ -17,12 +17,14 @@ from faultinj.protection import Protection
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
 from hdl.schedule import act_register_cycle, k_tile_period
-from hdl.tile import TileJob, TileOutput, k_tiles
+from hdl.tile import TileJob, TileOutput, k_tiles, reference_output
 from quant.network import IntegerNetwork
 from sim.runner import run_jobs
 
 # How often a fault that would change nothing is drawn again.
 _REDRAWS = 30
+# Tiles of a layer that faults are drawn in.
+_TILES_PER_LAYER = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,33 +151,78 @@ def draw_faults(
             shortest tiles.
         rng: source of the choices.
     """
-    layers = network.gemms()
-    choices = []
-    for node in layers:
-        jobs = list(lower(network, config, node, golden[node.inputs[0]], protection))
-        indices = rng.choice(len(jobs), size=min(len(jobs), 4), replace=False)
-        choices.append([(int(i), jobs[i][1], predict(config, jobs[i][1], ())) for i in indices])
-    costs = [max(tile_cycles_about(config, job) for _, job, _ in choice) for choice in choices]
+    layers = []
+    for node in network.gemms():
+        jobs = [j for _, j in lower(network, config, node, golden[node.inputs[0]], protection)]
+        indices = rng.choice(len(jobs), size=min(len(jobs), _TILES_PER_LAYER), replace=False)
+        tiles = [(int(i), jobs[i], predict(config, jobs[i], ())) for i in indices]
+        layers.append((node.name, tiles))
+    return _draw(config, layers, count, allowance, rng)
+
+
+def flip_tiles(
+    config: AcceleratorConfig, jobs: Sequence[TileJob], count: int, rng: np.random.Generator
+) -> list[FaultyTile]:
+    """Return `count` of the given tiles with random flips, chosen as in `draw_faults`."""
+    tiles = [(i, job, predict(config, job, ())) for i, job in enumerate(jobs)]
+    return _draw(config, [("random", tiles)], count, float("inf"), rng)
+
+
+def _draw(
+    config: AcceleratorConfig,
+    layers: Sequence[tuple[str, Sequence[tuple[int, TileJob, TileOutput]]]],
+    count: int,
+    allowance: float,
+    rng: np.random.Generator,
+) -> list[FaultyTile]:
+    """Draw faults in layers given as (name, tiles), tiles as (index, job, output)."""
+    costs = [max(tile_cycles_about(config, job) for _, job, _ in tiles) for _, tiles in layers]
     kept: list[FaultyTile] = []
     spent, silent = 0.0, 0
     for number in range(count):
-        layer = number % len(layers)
-        if spent + costs[layer] > allowance:
-            layer = int(np.argmin(costs))
-        spent += costs[layer]
-        for attempt in range(_REDRAWS):
-            index, job, clean = choices[layer][int(rng.integers(len(choices[layer])))]
+        chosen = number % len(layers)
+        if spent + costs[chosen] > allowance:
+            chosen = int(np.argmin(costs))
+        spent += costs[chosen]
+        name, tiles = layers[chosen]
+        for _ in range(_REDRAWS):
+            index, job, clean = tiles[int(rng.integers(len(tiles)))]
             faults = random_flips(
-                config, job, rng, layer=layers[layer].name, tile=index,
-                registers=2 if number % 10 == 9 else 1, bits=2 if number % 5 == 4 else 1,
-            )  # fmt: skip
+                config,
+                job,
+                rng,
+                layer=name,
+                tile=index,
+                registers=2 if number % 10 == 9 else 1,
+                bits=2 if number % 5 == 4 else 1,
+            )
             predicted = predict(config, job, faults)
             corrupting = not np.array_equal(predicted.rows, clean.rows)
-            if corrupting or attempt == _REDRAWS - 1 or 2 * (silent + 1) <= len(kept) + 1:
+            if corrupting or 2 * (silent + 1) <= number + 1:
                 break
         silent += not corrupting
         kept.append(FaultyTile(job=job, faults=faults, predicted=predicted, clean=clean))
     return kept
+
+
+def compare_jobs(
+    config: AcceleratorConfig, jobs: Sequence[TileJob], outputs: Sequence[TileOutput]
+) -> list[dict[str, Any]]:
+    """Return the disagreements of fault-free tiles with `hdl.tile.reference_output`.
+
+    Violations are compared in sum: those of tiles sent back to back have no exact owner.
+    """
+    expected = [reference_output(config, job) for job in jobs]
+    found = [
+        {"kind": "output", "tile": index, **first_difference(ours, theirs)}
+        for index, (ours, theirs) in enumerate(zip(outputs, expected, strict=True))
+        if not np.array_equal(ours.rows, theirs.rows)
+    ]
+    for name in ("violations_in", "violations_out"):
+        ours, theirs = (sum(getattr(o, name) for o in group) for group in (outputs, expected))
+        if ours != theirs:
+            found.append({"kind": name, "rtl": ours, "expected": theirs})
+    return found
 
 
 def tile_cycles_about(config: AcceleratorConfig, job: TileJob) -> int:

@@ -95,11 +95,11 @@ def run_jobs(
     alone = [bool(faults[i]) or (i > 0 and bool(faults[i - 1])) for i in range(len(jobs))]
     # The longest legal silence: the whole pipeline, the drain of a bank and the parameter words.
     quiet = 1000 + 8 * (config.rows + config.cols + config.psum_depth)
-    plan = {"linger": quiet // 4, "moments": plan_moments(config, faults)}
+    moments = plan_moments(config, faults)
     with tempfile.TemporaryDirectory(prefix="trilat-run-") as name:
         folder = Path(name)
         write_stimulus(config, jobs, alone, folder)
-        write_json(folder / "plan.json", plan)
+        write_json(folder / "plan.json", {"linger": quiet // 4, "moments": moments})
         start = time.perf_counter()
         verdict = _simulate(
             simulator,
@@ -118,7 +118,7 @@ def run_jobs(
                 f"nothing moved for {quiet} cycles (valid and ready of param, weight, act, out: "
                 f"{verdict['handshakes']})"
             )
-        if verdict["moments"] != len(plan["moments"]):
+        if verdict["moments"] != len(moments):
             raise SimulationError(
                 f"only {verdict['moments']} of {len(plan['moments'])} fault cycles were reached"
             )

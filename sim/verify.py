@@ -21,6 +21,7 @@ from hdl.schedule import GemmShape, OutputTile
 from hdl.tile import TileJob, TileOutput, k_tiles
 from quant.network import Gemm, IntegerNetwork
 from sim.build import build_simulator
+from sim.cycles import stream_cycles
 from sim.jobs import random_job
 from sim.replay import draw_faults, first_difference, replay, tile_cycles_about
 from sim.runner import run_jobs
@@ -131,9 +132,9 @@ def verify(
     shapes = {node.name: gemm_shape(network, node) for node in gemms}
     with progress.task("lowering to output tiles", len(gemms)) as advance:
         costs = {}
-        for node in gemms:
-            tiles = lower(network, config, node, golden[node.inputs[0]], protection)
-            costs[node.name] = sum(tile_cycles_about(config, job) for _, job in tiles)
+        for layer in gemms:
+            work = lower(network, config, layer, golden[layer.inputs[0]], protection)
+            costs[layer.name] = stream_cycles(config, [job for _, job in work])
             advance(1)
     stream_s = _STREAM_SHARE * budget_s - startup * len(gemms)
     whole = sum(costs.values()) / speed <= stream_s
@@ -157,7 +158,7 @@ def verify(
             flow[node.name] = golden[node.name]
             if whole:
                 outputs = [(tile, row) for (tile, _), row in zip(tiles, rows, strict=True)]
-                flow[node.name] = raise_output(network, node, outputs)
+                flow[node.name] = raise_output(network, config, node, outputs)
             advance(costs[node.name])
     with progress.task("RTL against predicted faults", fault_count) as advance:
         allowance = speed * _FAULT_SHARE * budget_s
@@ -291,11 +292,15 @@ def measure_speed(config: AcceleratorConfig, cache: Path) -> tuple[float, float]
     rng = np.random.default_rng(0)
     m = min(config.psum_depth, 64)
     job = random_job(config, rng, m=m, k_tiles=min(config.max_k_tiles, 32), raw=False)
-    short = run_jobs(config, [job], cache=cache)
-    count = 1 + 30_000 // (m * k_tiles(config, job))
-    long = run_jobs(config, [job] * (1 + count), cache=cache)
-    seconds = max(long.seconds - short.seconds, 0.01)
-    return (long.cycles - short.cycles) / seconds, short.seconds
+    startup = run_jobs(config, [job], cache=cache).seconds
+    cycles = 20_000
+    while True:
+        count = 1 + cycles // (m * k_tiles(config, job))
+        run = run_jobs(config, [job] * count, cache=cache)
+        # Long enough that the noise of starting a process does not matter.
+        if run.seconds > 3 * startup or cycles > 1_000_000:
+            return run.cycles / max(run.seconds - startup, 0.2 * run.seconds), startup
+        cycles *= 4
 
 
 def sample_tiles(

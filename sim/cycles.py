@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the output tiles of a stream run, from their sizes alone: exact while nothing stalls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hdl.config import AcceleratorConfig
+from hdl.schedule import k_tile_period
+from hdl.tile import TileJob, k_tiles
+
+# Cycles from the acceptance of a beat to its output, beyond one for each row and column passed.
+_PIPELINE = 11
+# From the last parameter word to the first beat of its tile, behind a tile that is being
+# accepted, and behind the drain that releases the parameter registers.
+_BEHIND_TILE, _BEHIND_DRAIN = 3, 1
+
+
+def tile_times(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> list[tuple[int, int]]:
+    """Return (cycle of the first activation beat, of the last output beat) of every tile.
+
+    Cycle 0 is the first beat of the first tile; senders and receiver are always ready. A tile
+    starts when the one before has been accepted and its own parameter words are in, and those
+    wait until the tile before the last has left: there are two sets of parameter registers.
+    """
+    words = 2 + 2 * config.cols
+    times: list[tuple[int, int]] = []
+    for index, job in enumerate(jobs):
+        start, left = 0, -1
+        if index > 0:
+            before = jobs[index - 1]
+            accepting = k_tiles(config, before) * k_tile_period(config, before.m)
+            start = times[-1][0] + max(accepting, words + _BEHIND_TILE)
+            left = times[-1][1]
+        if index > 1:
+            start = max(start, times[-2][1] + words + _BEHIND_DRAIN)
+        beats = job.m * (config.raw_beats if job.raw else 1)
+        first = start + (k_tiles(config, job) - 1) * k_tile_period(config, job.m)
+        first += config.rows + config.cols + _PIPELINE
+        times.append((start, max(first - 1, left) + beats))
+    return times
+
+
+def stream_cycles(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> int:
+    """Return the cycles from the first accepted beat to the last output beat of a stream."""
+    return tile_times(config, jobs)[-1][1] + 1
