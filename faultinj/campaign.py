@@ -80,7 +80,7 @@ class FaultRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignResult:
-    """Summary of a campaign; rates are fractions 0..1 with 95 % intervals.
+    """Summary of a campaign; rates are fractions 0..1 with intervals at `confidence`.
 
     Attributes:
         site: ``activations`` or ``pe_activation``.
@@ -90,7 +90,8 @@ class CampaignResult:
         population: all different experiments there are; drawn from without replacement.
         bits: of this class of site: stored bits of one inference, or bits of the registers.
         seed: of the sample.
-        margin: half-width of a 95 % interval of this sample size at a rate of one half.
+        margin: half-width of an interval of this sample size at a rate of one half.
+        confidence: of margin and intervals.
         outcomes: per outcome count, detected, rate, ci_low, ci_high.
         by_layer: per tensor or layer of the first fault: layer, n, one count per outcome, and
             rate, ci_low, ci_high of the critical ones.
@@ -108,6 +109,7 @@ class CampaignResult:
     bits: int
     seed: int
     margin: float
+    confidence: float
     outcomes: dict[str, dict[str, float]]
     by_layer: list[dict[str, Any]]
     by_bit: list[dict[str, Any]]
@@ -132,6 +134,7 @@ def run_campaign(
     faults: int,
     seed: int = 0,
     protection: Protection = UNPROTECTED,
+    confidence: float = 0.95,
     output: Path | None = None,
     progress: Progress | None = None,
 ) -> CampaignResult:
@@ -148,6 +151,7 @@ def run_campaign(
         faults: experiments, drawn uniformly without replacement.
         seed: of the sample; networks of one shape on one array get the same faults.
         protection: of the design.
+        confidence: of the intervals and the margin, in (0, 1).
         output: where to write one Parquet row per experiment, whole or not at all.
         progress: told about finished experiments.
 
@@ -179,10 +183,11 @@ def run_campaign(
         population=total,
         bits=population.physical_bits,
         seed=seed,
-        margin=margin_of(total, len(records)),
-        outcomes=_outcomes(records, total),
-        by_layer=_strata("layer", names, first, records),
-        by_bit=_strata("bit", range(config.act_bits), highest, records),
+        margin=margin_of(total, len(records), confidence),
+        confidence=confidence,
+        outcomes=_outcomes(records, total, confidence),
+        by_layer=_strata("layer", names, first, records, confidence),
+        by_bit=_strata("bit", range(config.act_bits), highest, records, confidence),
         accuracy_faulty=100.0 * float(np.mean([r.faulty_top1 == r.label for r in records])),
         accuracy_golden=100.0 * float(np.mean([r.golden_top1 == r.label for r in records])),
         images=len(codes),
@@ -260,11 +265,13 @@ def _image_batches(network: IntegerNetwork, count: int) -> Iterator[tuple[int, i
         yield start, min(start + size, count)
 
 
-def _outcomes(records: Sequence[FaultRecord], population: int) -> dict[str, dict[str, float]]:
+def _outcomes(
+    records: Sequence[FaultRecord], population: int, confidence: float
+) -> dict[str, dict[str, float]]:
     rows = {}
     for outcome in OUTCOMES:
         mine = [r for r in records if r.outcome == outcome]
-        low, high = wilson(len(mine), len(records), population)
+        low, high = wilson(len(mine), len(records), population, confidence)
         rows[outcome] = {
             "count": len(mine),
             "detected": sum(r.detected for r in mine),
@@ -276,7 +283,11 @@ def _outcomes(records: Sequence[FaultRecord], population: int) -> dict[str, dict
 
 
 def _strata(
-    label: str, keys: Iterable[object], key_of: Sequence[object], records: Sequence[FaultRecord]
+    label: str,
+    keys: Iterable[object],
+    key_of: Sequence[object],
+    records: Sequence[FaultRecord],
+    confidence: float,
 ) -> list[dict[str, Any]]:
     """Return one row per key that has records; intervals are of the critical rate."""
     rows = []
@@ -285,7 +296,7 @@ def _strata(
         if mine:
             counts = {o: sum(r.outcome == o for r in mine) for o in OUTCOMES}
             # A part of the sample: without the finite-population factor, which only narrows.
-            low, high = wilson(counts["sdc_critical"], len(mine))
+            low, high = wilson(counts["sdc_critical"], len(mine), None, confidence)
             rows.append(
                 {
                     label: key,

@@ -49,16 +49,19 @@ class Builder:
         cin, height, width = self.shapes[source]
         limit = (1 << (self.weight_bits - 1)) - 1
         weight = self.rng.integers(-limit, limit + 1, (out, cin // groups, *kernel), dtype=np.int8)
+        if raw:  # classes that do not lead whatever the image
+            mean = weight.mean(axis=(1, 2, 3), keepdims=True)
+            weight = np.clip(np.round(weight - mean), -limit, limit).astype(np.int8)
         k = cin // groups * kernel[0] * kernel[1]
         typical = limit * (1 << self.act_bits) * np.sqrt(k) / 4
-        base = max(0, round(np.log2(max(typical / (1 << self.act_bits), 1))) - 1)
+        base = max(0, round(np.log2(max(typical / (1 << self.act_bits), 1))))
         shifts = np.clip(base + self.rng.integers(-1, 2, out), 0, 31)
         if shift is not None:
             shifts = np.full(out, shift)
         output = None if raw else self._fmt(signed, -2)
         exponent_in = self.formats[source].exponent
         exponents = np.full(out, -4) if raw else output.exponent - exponent_in - shifts
-        reach = int(typical) + 1
+        reach = int(typical) // 4 + 1
         values = self.rng.integers(-reach, reach + 1, out) * bool(bias)
         size = [
             (n + 2 * p - d * (t - 1) - 1) // s + 1
@@ -126,7 +129,7 @@ def plain_network(seed=0, weight_bits=8, act_bits=8, shape=(1, 8, 8), classes=10
     last = b.pool(MaxPool, "pool2", last, (2, 2), (2, 2))
     last = b.flatten("flatten", last)
     last = b.gemm("fc1", last, 12, op="linear")
-    b.gemm("fc2", last, classes, op="linear", raw=True)
+    b.gemm("fc2", last, classes, op="linear", raw=True, bias=False)
     return b.build()
 
 
@@ -144,7 +147,7 @@ def residual_network(seed=0, weight_bits=8, act_bits=8, shape=(3, 9, 7), classes
     pooled = b.pool(MaxPool, "maxpool", joined, (3, 2), (2, 1), (1, 1))
     pooled = b.pool(AvgPool, "avgpool", pooled, (2, 3), (1, 1), (1, 1), exponent=-4)
     flat = b.flatten("flatten", pooled)
-    b.gemm("fc", flat, classes, op="linear", raw=True)
+    b.gemm("fc", flat, classes, op="linear", raw=True, bias=False)
     return b.build()
 
 

@@ -165,7 +165,7 @@ def test_many_faults_on_one_operand_and_both_sites_at_once():
 
 
 def test_stuck_bits_in_memory():
-    network, config, codes, labels, protection = design("plain", "none")
+    network, config, codes, labels, _ = design("plain", "none")
     experiments = {"flip": [], "stuck0": [], "stuck1": []}
     held = []
     for element in range(20):
