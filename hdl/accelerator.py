@@ -101,7 +101,9 @@ class Accelerator(Part):
             **{k: v for k, v in front.items() if k in self.drain.signature.members},
         )
         codes, violated = self._lanes(m, front, drain, psums, advance)
-        place(
+        # The stream's own port, where no padding to whole bytes is needed.
+        exact = len(codes) == len(self.m_axis_out_tdata)
+        output = place(
             self,
             m,
             "output_buffer",
@@ -110,11 +112,13 @@ class Accelerator(Part):
             code_valid=drain["code_valid"],
             code_last=drain["code_last"],
             advance=advance,
-            m_axis_out_tdata=self.m_axis_out_tdata[: len(codes)],
             m_axis_out_tlast=self.m_axis_out_tlast,
             m_axis_out_tvalid=self.m_axis_out_tvalid,
             m_axis_out_tready=self.m_axis_out_tready,
+            **({"m_axis_out_tdata": self.m_axis_out_tdata} if exact else {}),
         )
+        if not exact:
+            m.d.comb += self.m_axis_out_tdata.eq(output["m_axis_out_tdata"])
         if config.checks_output:
             place(
                 self,
@@ -133,7 +137,7 @@ class Accelerator(Part):
         check = {}
         if config.checks_input:
             check = {
-                "signed_in": front["signed"],
+                "signed_in": front["tile_signed"],
                 "bound_lo": front["bound_lo"],
                 "bound_hi": front["bound_hi"],
             }

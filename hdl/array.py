@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
 from hdl.pe import ProcessingElement
-from hdl.protection import check_code
+from hdl.protection import check_code, extend
 
 
 class Column(Part):
@@ -57,12 +57,11 @@ class Column(Part):
         bits = self.config.act_bits
         for row in range(self.config.rows):
             pe = self.pes[self.config.psum_bits(row)]
-            # The width of a row's sum differs from that above by at most one bit.
             psum_in = {}
             if not pe.is_top:
-                wide = Signal(len(pe.psum), name=f"psum_{row}_in")
-                m.d.comb += wide.eq(above["psum"].as_signed())
-                psum_in = {"psum_in": wide}
+                # A row's sum is at most one bit wider than the one above.
+                psum = above["psum"]
+                psum_in = {"psum_in": psum if len(psum) == len(pe.psum) else Cat(psum, psum[-1])}
             out = place(
                 self,
                 m,
@@ -134,15 +133,17 @@ class ActivationSkew(Part):
         m = self.new_module()
         bits = self.config.act_bits
         rows, violations = [], []
+        if self.config.checks_input:
+            lo = extend(m, self.bound_lo, self.signed_in, "lowest")
+            hi = extend(m, self.bound_hi, self.signed_in, "highest")
         for row in range(self.config.rows):
             code: Value = self.acts[row * bits : (row + 1) * bits]
             if self.config.checks_input:
                 code, violated = check_code(
                     m,
-                    code,
-                    self.bound_lo,
-                    self.bound_hi,
-                    self.signed_in,
+                    extend(m, code, self.signed_in, f"code_{row}"),
+                    lo,
+                    hi,
                     squash=self.config.protect == "zero",
                     name=f"checked_{row}",
                 )

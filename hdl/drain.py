@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.lane import amount_bits
-from hdl.module import Part
+from hdl.module import Part, flags
 
 # Stage of the requantizer in which a lane has its output code.
 CODE_STAGE = 6
@@ -83,9 +83,12 @@ class Drain(Part):
             domain = "sync" if name == "valid" else "data"
             m.d[domain] += line.eq(Cat(getattr(self, f"beat_{name}"), line[:-1]))
             lines[name] = line[-1]
-        add_valid, add_last, add_row = Signal(), Signal(), Signal.like(self.read_row)
+        add_valid, add_last = flags("add_valid", "add_last")
+        add_row = Signal.like(self.read_row)
         with m.If(lines["valid"]):
-            m.d.sync += self.read_row.eq(Mux(lines["end"], 0, self.read_row + 1))
+            m.d.sync += self.read_row.eq(self.read_row + 1)
+        with m.If(lines["valid"] & lines["end"]):
+            m.d.sync += self.read_row.eq(0)
         m.d.sync += [
             add_valid.eq(lines["valid"]),
             self.write_psum.eq(add_valid),
@@ -97,12 +100,14 @@ class Drain(Part):
             add_row.eq(self.read_row),
             self.write_row.eq(add_row),
         ]
-        with m.If(self.write_ring):
-            m.d.sync += self.ring_write.eq(self._following(self.ring_write))
+        self._step(m, self.ring_write, self.write_ring)
 
-    def _following(self, index: Signal) -> Value:
-        last = 2 * self.config.psum_depth - 1
-        return Mux(index == last, 0, index + 1)
+    def _step(self, m: Module, index: Signal, enable: Value) -> None:
+        """Move an index of the ring on while `enable` is high."""
+        with m.If(enable):
+            m.d.sync += index.eq(index + 1)
+        with m.If(enable & (index == 2 * self.config.psum_depth - 1)):
+            m.d.sync += index.eq(0)
 
     def _drain(self, m: Module) -> None:
         config, advance = self.config, self.advance
@@ -115,8 +120,9 @@ class Drain(Part):
         # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
         available = Signal(range(2 * config.psum_depth + 1))
         rows_left = Signal.like(self.next_m, name="rows_left")
-        is_raw, amount = Signal(), Signal.like(self.amount_raw, name="amount")
-        have_rows, issue, row_done, tile_done = Signal(), Signal(), Signal(), Signal()
+        amount = Signal.like(self.amount_raw, name="amount")
+        is_raw, have_rows = flags("is_raw", "have_rows")
+        issue, row_done, tile_done = flags("issue", "row_done", "tile_done")
         last_amount = (config.raw_beats - 1) * config.act_bits
         m.d.comb += [
             issue.eq(have_rows & available.any()),
@@ -125,13 +131,18 @@ class Drain(Part):
         ]
         drained = Signal()
         m.d.comb += drained.eq(row_done & advance)
-        m.d.sync += available.eq(available + self.write_ring - drained)
+        with m.If(self.write_ring & ~drained):
+            m.d.sync += available.eq(available + 1)
+        with m.If(~self.write_ring & drained):
+            m.d.sync += available.eq(available - 1)
+        self._step(m, self.ring_read, drained)
         with m.If(drained):
-            m.d.sync += self.ring_read.eq(self._following(self.ring_read))
             m.d.data += rows_left.eq(rows_left - 1)
+        with m.If(advance & issue):
+            m.d.sync += amount.eq(amount + config.act_bits)
+        with m.If(drained):
+            m.d.sync += amount.eq(0)
         with m.If(advance):
-            with m.If(issue):
-                m.d.sync += amount.eq(Mux(row_done, 0, amount + config.act_bits))
             m.d.sync += valid[1].eq(issue)
             m.d.data += [last[1].eq(tile_done), raw[1].eq(is_raw), self.amount_raw.eq(amount)]
             for s in stages[1:]:

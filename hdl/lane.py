@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part
+from hdl.module import Part, flags
 from hdl.protection import extend
 
 # Bits of the shift amount that the first of the two shifter stages leaves to the second.
@@ -91,26 +91,29 @@ class Lane(Part):
     def _accumulate(self, m: Module) -> None:
         config = self.config
         m.submodules.psums = psums = Memory(shape=config.acc_bits, depth=config.psum_depth, init=[])
-        read, write = psums.read_port(domain="data"), psums.write_port(domain="data")
+        psums_read = psums.read_port(domain="data")
+        psums_write = psums.write_port(domain="data")
         acc = Signal(config.acc_bits)
-        before = Mux(self.first, 0, read.data)
+        before = Mux(self.first, 0, psums_read.data)
         m.d.data += acc.eq(before.as_signed() + self.psum.as_signed())
         m.d.comb += [
-            read.addr.eq(self.read_row),
-            write.addr.eq(self.write_row),
-            write.data.eq(acc),
-            write.en.eq(self.write_psum),
+            psums_read.addr.eq(self.read_row),
+            psums_write.addr.eq(self.write_row),
+            psums_write.data.eq(acc),
+            psums_write.en.eq(self.write_psum),
         ]
         m.submodules.ring = ring = Memory(
             shape=config.acc_bits, depth=2 * config.psum_depth, init=[]
         )
-        write, self._ring = ring.write_port(domain="data"), ring.read_port(domain="data")
+        ring_write = ring.write_port(domain="data")
+        ring_read = ring.read_port(domain="data")
+        self._ring_word = ring_read.data
         m.d.comb += [
-            write.addr.eq(self.ring_write),
-            write.data.eq(acc),
-            write.en.eq(self.write_ring),
-            self._ring.addr.eq(self.ring_read),
-            self._ring.en.eq(self.advance),
+            ring_write.addr.eq(self.ring_write),
+            ring_write.data.eq(acc),
+            ring_write.en.eq(self.write_ring),
+            ring_read.addr.eq(self.ring_read),
+            ring_read.en.eq(self.advance),
         ]
 
     def _parameters(self, m: Module) -> None:
@@ -137,7 +140,7 @@ class Lane(Part):
     def _add_bias(self, m: Module) -> Value:
         total = Signal(self.config.sum_bits)
         with m.If(self.advance):
-            m.d.data += total.eq(self._ring.data.as_signed() + self._params["bias"].as_signed())
+            m.d.data += total.eq(self._ring_word.as_signed() + self._params["bias"].as_signed())
         return total
 
     def _shift(self, m: Module, total: Value) -> Value:
@@ -148,15 +151,15 @@ class Lane(Part):
         config = self.config
         width = len(total) + 1
         amount = Signal(amount_bits(config))
-        coarse, coarse_sticky = Signal(width), Signal()
+        coarse, coarse_sticky = Signal(width, name="coarse"), Signal(name="coarse_sticky")
         fine_amount = Signal(FINE_BITS)
-        fine, fine_sticky = Signal(width), Signal()
+        fine, fine_sticky = Signal(width, name="fine"), Signal(name="fine_sticky")
         rounded = Signal(len(total))
 
-        value: Value = Cat(0, total)
-        lost: Value = Cat()
+        value: Value = Cat(Const(0, 1), total)
+        lost: Value = Const(0, 0)
         for k in reversed(range(FINE_BITS, len(amount))):
-            value, lost = _shift_step(value, lost, amount[k], k)
+            value, lost = _shift_step(m, value, lost, amount[k], k)
         with m.If(self.advance):
             m.d.data += [
                 amount.eq(Mux(self.raw_1, self.amount_raw, self._params["shift"])),
@@ -167,7 +170,7 @@ class Lane(Part):
 
         value, lost = coarse, coarse_sticky
         for k in reversed(range(FINE_BITS)):
-            value, lost = _shift_step(value, lost, fine_amount[k], k)
+            value, lost = _shift_step(m, value, lost, fine_amount[k], k)
         quotient = fine[1:]
         round_up = fine[0] & (fine_sticky | quotient[0]) & ~self.raw_4
         with m.If(self.advance):
@@ -182,10 +185,12 @@ class Lane(Part):
         config, params, bits = self.config, self._params, self.config.act_bits
         # Compare few bits: the value is a code of either sign, or all beyond one end.
         low_part, high_part = rounded[: bits + 1], rounded[bits:]
-        fits = high_part.all() | ~high_part.any()
+        fits = Signal()
+        m.d.comb += fits.eq(high_part.all() | ~high_part.any())
         negative = rounded[-1]
-        lo, hi = extend(params["lo"], self.signed_5), extend(params["hi"], self.signed_5)
-        low, high = Signal(), Signal()
+        lo = extend(m, params["lo"], self.signed_5, "lowest")
+        hi = extend(m, params["hi"], self.signed_5, "highest")
+        low, high = flags("low", "high")
         m.d.comb += [
             low.eq(Mux(fits, low_part.as_signed() < lo, negative)),
             high.eq(Mux(fits, low_part.as_signed() > hi, ~negative)),
@@ -202,9 +207,14 @@ class Lane(Part):
             m.d.data += self.code.eq(Mux(self.raw_5, rounded[:bits], code))
 
 
-def _shift_step(value: Value, lost: Value, enable: Value, k: int) -> tuple[Value, Value]:
-    """Shift `value` right by 2**k if `enable`; add the bits that fall out to `lost`."""
-    width = len(value)
-    out = value[: min(1 << k, width)]
-    shifted = (value.as_signed() >> (1 << k))[:width]
-    return Mux(enable, shifted, value), Cat(lost, out & enable.replicate(len(out)))
+def _shift_step(m: Module, value: Value, lost: Value, enable: Value, k: int) -> tuple[Value, Value]:
+    """Shift `value` right by 2**k if `enable`; add to `lost` whether a one falls out."""
+    width, distance = len(value), 1 << k
+    shifted, fallen = Signal(width, name=f"by_{distance}"), Signal(name=f"lost_by_{distance}")
+    m.d.comb += [
+        shifted.eq(
+            Mux(enable, Cat(value[distance:], value[-1].replicate(min(distance, width))), value)
+        ),
+        fallen.eq(enable & value[: min(distance, width)].any()),
+    ]
+    return shifted, Cat(lost, fallen)

@@ -68,6 +68,11 @@ class Part(wiring.Component):
         yield from seen.values()
 
 
+def flags(*names: str) -> list[Signal]:
+    """Return one-bit signals of these names (Amaranth names only what is assigned singly)."""
+    return [Signal(name=name) for name in names]
+
+
 def place(parent: Part, m: Module, name: str, part: Part, **connections: Value) -> dict[str, Value]:
     """Instantiate `part` as `name` in `m`; clock and reset are connected by this function.
 

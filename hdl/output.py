@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part
+from hdl.module import Part, flags
 
 
 class OutputBuffer(Part):
@@ -37,13 +37,16 @@ class OutputBuffer(Part):
     def elaborate(self, platform: object) -> Module:
         """Build the buffer."""
         m = self.new_module()
-        spare, spare_last = Signal(len(self.code)), Signal()
-        spare_valid, take, move = Signal(), Signal(), Signal()
+        spare = Signal(len(self.code))
+        spare_last = Signal()
+        spare_valid, spare_valid_next, take, move = flags(
+            "spare_valid", "spare_valid_next", "take", "move"
+        )
         m.d.comb += [
             take.eq(self.code_valid & self.advance),
             move.eq(~self.m_axis_out_tvalid | self.m_axis_out_tready),
+            spare_valid_next.eq(~move & (spare_valid | take)),
         ]
-        spare_valid_next = ~move & (spare_valid | take)
         m.d.sync += [
             spare_valid.eq(spare_valid_next),
             self.advance.eq(~spare_valid_next),

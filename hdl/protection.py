@@ -9,36 +9,36 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
-from hdl.module import Part
+from hdl.module import Part, flags
 
 
-def extend(code: Value, signed: Value) -> Value:
-    """Return a code as a signed value one bit wider, two's complement if `signed` is high."""
-    return Cat(code, signed & code[-1]).as_signed()
+def extend(m: Module, code: Value, is_signed: Value, name: str) -> Value:
+    """Return a code as a signed value one bit wider, two's complement if `is_signed` is high."""
+    sign = Signal(name=f"{name}_sign")
+    m.d.comb += sign.eq(is_signed & code[-1])
+    return Cat(code, sign).as_signed()
 
 
 def check_code(
-    m: Module, code: Value, lo: Value, hi: Value, signed: Value, *, squash: bool, name: str
+    m: Module, value: Value, lo: Value, hi: Value, *, squash: bool, name: str
 ) -> tuple[Value, Value]:
     """Return the code inside [lo, hi], and whether it was outside.
 
     Args:
         m: module that gets the logic.
-        code, lo, hi: codes of one width.
-        signed: whether they are two's complement.
+        value, lo, hi: codes, as `extend` gives them.
         squash: replace a code outside by 0, not by the violated bound.
-        name: of the signal with the resulting code.
+        name: of the signal with the resulting code, and stem of the others.
     """
-    value = extend(code, signed)
-    low = value < extend(lo, signed)
-    high = value > extend(hi, signed)
-    checked = Signal(len(code), name=name)
+    bits = len(value) - 1
+    low, high, outside = flags(f"{name}_low", f"{name}_high", f"{name}_outside")
+    checked = Signal(bits, name=name)
+    m.d.comb += [low.eq(value < lo), high.eq(value > hi), outside.eq(low | high)]
     if squash:
-        m.d.comb += checked.eq(Mux(low | high, 0, code))
+        m.d.comb += checked.eq(Mux(outside, 0, value[:bits]))
     else:
-        # High last: what a clip gives for bounds that cross.
-        m.d.comb += checked.eq(Mux(high, hi, Mux(low, lo, code)))
-    return checked, low | high
+        m.d.comb += checked.eq(Mux(high, hi[:bits], Mux(low, lo[:bits], value[:bits])))
+    return checked, outside
 
 
 class ViolationCounter(Part):
@@ -57,9 +57,16 @@ class ViolationCounter(Part):
     def elaborate(self, platform: object) -> Module:
         """Build the population count and the counter behind it."""
         m = self.new_module()
-        count = Signal(range(len(self.violated) + 1))
-        m.d.sync += [
-            count.eq(Mux(self.enable, sum(bit for bit in self.violated), 0)),
-            self.total.eq(self.total + count),
-        ]
+        sums: list[Value] = list(self.violated)
+        level = 0
+        while len(sums) > 1:
+            level += 1
+            pairs = []
+            for i in range(0, len(sums) - 1, 2):
+                pair = sums[i] + sums[i + 1]
+                pairs.append(Signal(len(pair), name=f"sum_{level}_{i // 2}"))
+                m.d.comb += pairs[-1].eq(pair)
+            sums = pairs + sums[2 * len(pairs) :]
+        count = Signal(len(sums[0]))
+        m.d.sync += [count.eq(Mux(self.enable, sums[0], 0)), self.total.eq(self.total + count)]
         return m
