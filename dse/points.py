@@ -49,7 +49,8 @@ def measure_point(
         bench: of the run.
         trial: the point.
         rate: fault rate of the search.
-        campaigns: whether to sort single faults into outcomes.
+        campaigns: whether to inject faults on the test split too: the search's rate, and campaigns
+            that sort single experiments into outcomes.
         simulate: whether to stream the network through the point's RTL.
         folder: of the artefacts, relative to `out`.
         out: run folder.
@@ -67,10 +68,12 @@ def measure_point(
     config = design.config(bench.max_k)
     unit, profiled = protection(bench, loaded, design.protect)
     clean = accuracy(bench, loaded, design.protect, "test")[-1]
-    faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "test")[-1]
-    results = [loaded.result, *profiled, clean, faulty]
+    results = [loaded.result, *profiled, clean]
     outcomes = []
+    faulty = None
     if campaigns:
+        faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "test")[-1]
+        results.append(faulty)
         for site, multiplicity in CAMPAIGNS:
             result = _campaign(bench, loaded, config, unit, profiled, site, multiplicity)
             outcomes.append(result)
@@ -86,7 +89,7 @@ def measure_point(
         number=trial.number,
         test_accuracy=clean.value["accuracy"],
         test_interval=tuple(clean.value["interval"]),
-        test_faulty=faulty.value,
+        test_faulty=faulty.value if faulty else None,
         campaigns=tuple(result.value for result in outcomes),
         verification=simulated.value if simulated else None,
         folder=str(folder),
