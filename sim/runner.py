@@ -120,7 +120,7 @@ def run_jobs(
             )
         if verdict["moments"] != len(moments):
             raise SimulationError(
-                f"only {verdict['moments']} of {len(plan['moments'])} fault cycles were reached"
+                f"only {verdict['moments']} of {len(moments)} fault cycles were reached"
             )
         timings = read_timings(folder)
         counts = read_counters(folder)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m sim.run`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sim.run import main
+
+
+@pytest.mark.slow
+def test_random_jobs(sim_cache, tmp_path, capsys):
+    report = tmp_path / "result.json"
+    arguments = ["--random-jobs", "40", "--rows", "2", "--cols", "3", "--act-bits", "4"]
+    arguments += ["--weight-bits", "3", "--faults", "12", "--cache", str(sim_cache)]
+    assert main([*arguments, "--json", str(report)]) == 0
+    text = capsys.readouterr().out
+    assert "40 of 40 random tiles equal to the reference" in text
+    assert "register flips predicted exactly: 12 of 12" in text
+    result = json.loads(report.read_text())
+    assert result["agrees"] and result["faults_corrupting"] >= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --network FILE or --random-jobs N"),
+        (["--random-jobs", "0"], "--random-jobs must be at least 1, not 0"),
+        (["--random-jobs", "3", "--rows", "0"], "rows must be an integer in 1..64, not 0"),
+        (["--random-jobs", "3", "--act-bits", "9"], "act_bits must be an integer in 2..8, not 9"),
+        (["--random-jobs", "3", "--faults", "-1"], "--faults must be at least 0, not -1"),
+        (["--random-jobs", "3", "--stalls", "2"], "stalls must be a chance in 0..0.99, not 2.0"),
+        (["--network", "no/such/file"], "no such network file: no/such/file"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"python -m sim.run: error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
