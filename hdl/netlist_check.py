@@ -22,7 +22,7 @@ import numpy as np
 from hdl import yosys
 
 STREAMS = 64
-CYCLES = 256
+CYCLES = 128
 
 _GATES = {
     "$_BUF_": "{A}",

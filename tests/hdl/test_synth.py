@@ -291,13 +291,7 @@ def test_composed_counts_and_delay_against_one_run_of_the_whole(small, tmp_path)
     for module in cost.modules:
         for kind, n in module.cells.items():
             composed[kind] += n * module.count
-    fixed = {"FDRE", "FDSE", "DSP48E1", "RAMB18E1", "RAMB36E1", "CARRY4", "SRL16E", "SRLC32E"}
-    assert {k: n for k, n in composed.items() if k in fixed} == {
-        k: n for k, n in whole.items() if k in fixed
-    }
-    # What ABC makes of a module can depend on the others in its run.
-    luts = sum(n for kind, n in whole.items() if kind in family.lut)
-    assert abs(cost.lut - luts) <= 0.02 * luts
+    assert composed == whole
     flat = json.loads((tmp_path / "flat.json").read_text())["modules"]["trilat_accelerator"]
     timing = time_of("xc7", flat, tmp_path)
     assert cost.delay_ns * 1000 == pytest.approx(timing.delay, rel=0.03)
