@@ -132,7 +132,7 @@ def _gates(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the gate-level modules of both sides by name."""
     names = sorted(netlists)
-    mapped = {f"trilat_mapped_{name}": netlists[name] for name in names}
+    mapped = {f"trilat_mapped_{name}": _without_contents(netlists[name]) for name in names}
     (folder / "netlists.json").write_text(json.dumps({"modules": mapped}), encoding="utf-8")
     instances = "\n".join(f"  {name} mapped_{i}();" for i, name in enumerate(mapped))
     files = {
@@ -174,6 +174,19 @@ def _gates(
         for file in ("rtl_gates.json", "net_gates.json")
     )
     return left, {name: right[f"trilat_mapped_{name}"] for name in names}
+
+
+def _without_contents(module: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the empty initial contents of memories, which our models do not take."""
+    cells = {}
+    for name, cell in module["cells"].items():
+        kept = {
+            key: value
+            for key, value in cell["parameters"].items()
+            if not (key.startswith("INITVAL_") and "1" not in str(value))
+        }
+        cells[name] = {**cell, "parameters": kept}
+    return {**module, "cells": cells}
 
 
 # An input or output of a simulation: submodule instance ("" for the module), port, bit.
