@@ -7,24 +7,31 @@ implement is in docs/architecture.md, "Registers and time of the array".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from hdl.config import AcceleratorConfig
 
-
 # Cycles from the read of a psum-buffer word to the next read that sees its new sum.
 PSUM_LATENCY = 3
+# Cycles from the issue of a row to the requantizer until its code is on `m_axis_out`.
+REQUANTIZE_LATENCY = 7
+# Stage of the requantizer that is the last to need a tile's parameters.
+_LIMITS_STAGE = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class GemmShape:
-    """Size of one layer's work for one image: `groups` times (M x K) by (K x N)."""
+    """Size of one layer's work for one image: `groups` times (M x K) by (K x N).
+
+    `raw` is set for the last layer, whose sums leave as they are, in several beats a row.
+    """
 
     m: int
     k: int
     n: int
     groups: int = 1
+    raw: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,5 +70,136 @@ def act_register_cycle(
 
 
 def k_tile_period(config: AcceleratorConfig, m: int) -> int:
-    """Return the cycles between the first beats of two K tiles of `m` beats, without stalls."""
+    """Return the cycles between the first beats of two K tiles of `m` beats, without stalls.
+
+    A tile takes its beats, a weight block a beat per row, and a sum is read again no sooner than
+    `PSUM_LATENCY` cycles later.
+    """
     return max(m, config.rows, PSUM_LATENCY)
+
+
+def output_latency(config: AcceleratorConfig) -> int:
+    """Return the cycles from a beat of the last K tile to its output beat, without stalls."""
+    return _issue_latency(config) + REQUANTIZE_LATENCY
+
+
+def tile_cycles(config: AcceleratorConfig, *, m: int, k_tiles: int, raw: bool = False) -> int:
+    """Return the cycles of one output tile alone.
+
+    Counted from the cycle that accepts its first activation beat to the one that takes its last
+    output beat, both included; no stream ever waits.
+    """
+    beats = m * (config.raw_beats if raw else 1)
+    return (k_tiles - 1) * k_tile_period(config, m) + output_latency(config) + beats
+
+
+def layer_cycles(config: AcceleratorConfig, gemm: GemmShape) -> int:
+    """Return `network_cycles` of one layer."""
+    return network_cycles(config, [gemm])
+
+
+def network_cycles(config: AcceleratorConfig, gemms: Sequence[GemmShape]) -> int:
+    """Return the cycles of all output tiles of `gemms`, sent one behind the other.
+
+    Counted as in `tile_cycles`, from the first activation beat of the first layer to the last
+    output beat of the last. The streams never starve: parameter words, weights and activations
+    wait at the accelerator from its reset on, and the receiver is always ready. So a layer does
+    not wait for the host's work on the layer before.
+
+    Takes time per distinct tile, not per tile.
+    """
+    start = state = _start(config)
+    for gemm in gemms:
+        k_tiles = -(-gemm.k // config.rows)
+        full, rest = divmod(gemm.m, config.psum_depth)
+
+        def column_block(
+            state: _State,
+            gemm: GemmShape = gemm,
+            k_tiles: int = k_tiles,
+            splits: int = full,
+            rest: int = rest,
+        ) -> _State:
+            state = _repeat(
+                lambda s: _after_tile(config, s, config.psum_depth, k_tiles, gemm.raw),
+                state,
+                splits,
+            )
+            return _after_tile(config, state, rest, k_tiles, gemm.raw) if rest else state
+
+        state = _repeat(column_block, state, gemm.groups * -(-gemm.n // config.cols))
+    return state.drained + REQUANTIZE_LATENCY - start.accept + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """When the accelerator is ready for the next output tile; cycles of one clock.
+
+    Attributes:
+        accept: earliest first activation beat of the next tile.
+        params: acceptance of the last parameter word of the next tile.
+        drained: issue of the last row of the tile before to the requantizer.
+    """
+
+    accept: int
+    params: int
+    drained: int
+
+    def moved(self, cycles: int) -> _State:
+        return _State(**{name: value + cycles for name, value in asdict(self).items()})
+
+
+def _issue_latency(config: AcceleratorConfig) -> int:
+    """Cycles from a beat's acceptance until its row can be issued to the requantizer."""
+    return config.rows + config.cols + 4
+
+
+def _param_words(config: AcceleratorConfig) -> int:
+    return 2 + 2 * config.cols
+
+
+def _start(config: AcceleratorConfig) -> _State:
+    """Return the state after reset; cycle 0 accepts the first parameter word and weight beat."""
+    words = _param_words(config)
+    return _State(
+        accept=max(config.rows, words) + 1,
+        params=words - 1,
+        drained=-(1 << 20),
+    )
+
+
+def _after_tile(
+    config: AcceleratorConfig, state: _State, m: int, k_tiles: int, raw: bool
+) -> _State:
+    period = k_tile_period(config, m)
+    last_k_tile = state.accept + (k_tiles - 1) * period
+    issue = max(last_k_tile + _issue_latency(config), state.drained + 1)
+    # Words of the tile after this one follow when all parameters of this one have been taken:
+    # two cycles behind its last word, or when the tile before leaves the requantizer.
+    taken = max(state.params + 2, state.drained + _LIMITS_STAGE)
+    params = taken + 1 + _param_words(config)
+    return _State(
+        accept=max(state.accept + k_tiles * period, params + 2),
+        params=params,
+        drained=issue + m * (config.raw_beats if raw else 1) - 1,
+    )
+
+
+def _repeat(step: Callable[[_State], _State], state: _State, count: int) -> _State:
+    """Apply `step` `count` times; once states recur, but for the time, jump to the end."""
+    seen: dict[_State, tuple[int, int]] = {}
+    done = 0
+    while done < count:
+        shape = state.moved(-state.accept)
+        if shape in seen:
+            before, accept = seen[shape]
+            rounds = (count - done) // (done - before)
+            state = state.moved(rounds * (state.accept - accept))
+            done += rounds * (done - before)
+            seen = {}
+            if done == count:
+                break
+        seen[shape] = (done, state.accept)
+        state = step(state)
+        done += 1
+    return state

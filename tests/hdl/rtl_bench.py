@@ -11,7 +11,7 @@ import random
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,44 @@ from hdl.gen import generate
 from hdl.registers import register_slice
 from hdl.tile import TileJob, k_tiles, param_words
 from trilat import verilator
+from trilat.files import content_hash
 
 SOURCES = ("param", "weight", "act")
+
+# Square, wide, tall, single; every width from 2 to 8; every kind and place of protection; K tiles
+# shorter than the psum latency; 33-bit sums.
+CONFIGS = {
+    "5x3": AcceleratorConfig(rows=5, cols=3, max_k=40, psum_depth=9, protect="clip"),
+    "1x1": AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=8, max_k=40, psum_depth=5),
+    "8x8": AcceleratorConfig(rows=8, cols=8, weight_bits=4, psum_depth=16, protect="zero"),
+    "1x8": AcceleratorConfig(
+        rows=1, cols=8, act_bits=4, weight_bits=2, max_k=40, psum_depth=5,
+        protect="zero", protect_place="output",
+    ),
+    "3x5": AcceleratorConfig(
+        rows=3, cols=5, act_bits=4, weight_bits=5, max_k=60, psum_depth=7,
+        protect="clip", protect_place="input",
+    ),
+    "2x2": AcceleratorConfig(rows=2, cols=2, max_k=65536, psum_depth=2),
+    "4x1": AcceleratorConfig(
+        rows=4, cols=1, act_bits=7, weight_bits=3, max_k=65536, psum_depth=4
+    ),
+}  # fmt: skip
+PROBED = CONFIGS["3x5"]
+
+
+def all_registers(config: AcceleratorConfig) -> list[tuple[str, int, int]]:
+    """Return every register of the schedule's table as (class, row, col)."""
+    rows, cols = range(config.rows), range(config.cols)
+    places = [
+        (name, row, col)
+        for name in ("pe_activation", "product", "psum")
+        for row in rows
+        for col in cols
+    ]
+    places += [("skew", row, stage) for row in rows for stage in range(row + 1)]
+    places += [("deskew", stage, col) for col in cols for stage in range(config.cols - 1 - col)]
+    return places
 
 
 @dataclass
@@ -167,29 +203,35 @@ class Bench:
     def __init__(
         self,
         configs: Sequence[AcceleratorConfig],
-        folder: Path,
-        probes: Sequence[tuple[str, int, int]] = (),
+        cache: Path,
+        probes: Mapping[AcceleratorConfig, Sequence[tuple[str, int, int]]],
     ) -> None:
+        """Build it, or take it from `cache`; `probes` are the registers to record."""
         self.configs = list(configs)
-        sources = []
+        sources = {}
         for number, config in enumerate(self.configs):
             # One name space for all modules: number those of each configuration.
             design = re.sub(r"\btrilat_", f"trilat{number}_", generate(config))
-            sources.append(folder / f"design_{number}.v")
-            sources[-1].write_text(design.replace("`resetall", ""))
-            sources.append(folder / f"bench_{number}.v")
-            sources[-1].write_text(testbench(config, number, probes))
+            sources[f"design_{number}.v"] = design.replace("`resetall", "")
+            sources[f"bench_{number}.v"] = testbench(config, number, probes.get(config, ()))
         benches = "".join(f"  bench_{i} bench_{i} ();\n" for i in range(len(configs)))
-        top = folder / "bench.v"
-        top.write_text(f"module bench;\n{benches}endmodule\n")
-        self.simulator = folder / "simulator"
-        verilator.build(
-            [top, *sources],
-            self.simulator,
-            top="bench",
-            arguments=("--main", "--timing"),
-            optimize="-O0",
-        )
+        sources["bench.v"] = f"module bench;\n{benches}endmodule\n"
+        name = content_hash({**sources, "verilator": verilator.version()})
+        self.simulator = cache / f"simulator-{name}"
+        if self.simulator.exists():
+            return
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / name for name in sources]
+            for path in paths:
+                path.write_text(sources[path.name])
+            verilator.build(
+                paths,
+                self.simulator,
+                top="bench",
+                arguments=("--main", "--timing"),
+                optimize="-O0",
+            )
 
     def run(
         self,
@@ -228,7 +270,13 @@ class Bench:
                         pause = rng.randint(1, 8) if rng.random() * 100 < gap else 0
                         out.write(f"{pause << width[stream] | value:x}\n")
             total = sum(len(v) for v in beats.values()) + expected
-            options = {"bench": self.configs.index(config), "expected": expected, "stall": stall, "seed": seed, "reset_at": reset_at}
+            options = {
+                "bench": self.configs.index(config),
+                "expected": expected,
+                "stall": stall,
+                "seed": seed,
+                "reset_at": reset_at,
+            }
             options |= {stream: len(v) for stream, v in beats.items()}
             options["limit"] = limit or 20 * total + 3000 + (reset_at if reset_at < 1 << 29 else 0)
             subprocess.run(

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulator that the tests of RTL and schedule share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rtl_bench import CONFIGS, PROBED, Bench, all_registers
+
+CACHE = Path(__file__).parents[2] / ".cache" / "hdl-tests"
+
+
+@pytest.fixture(scope="session")
+def bench() -> Bench:
+    return Bench(list(CONFIGS.values()), CACHE, {PROBED: all_registers(PROBED)})

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from hdl.config import AcceleratorConfig, signed_width
+from trilat.errors import InputError
+
+
+def holds(bits: int, value: int) -> bool:
+    return -(1 << (bits - 1)) <= value <= (1 << (bits - 1)) - 1
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi"), [(-1, 0), (0, 0), (-8, 7), (-9, 7), (-8, 8), (0, 255), (-5, 1)]
+)
+def test_signed_width_is_the_narrowest(lo: int, hi: int) -> None:
+    bits = signed_width(lo, hi)
+    assert holds(bits, lo) and holds(bits, hi)
+    assert bits == 1 or not (holds(bits - 1, lo) and holds(bits - 1, hi))
+
+
+@pytest.mark.parametrize(("act", "weight"), list(itertools.product(range(2, 9), range(2, 9))))
+def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int) -> None:
+    config = AcceleratorConfig(rows=5, act_bits=act, weight_bits=weight, max_k=23)
+    acts = range(-(1 << (act - 1)), 1 << act)
+    weights = range(-(1 << (weight - 1)), 1 << (weight - 1))
+    products = [a * w for a in (acts[0], acts[-1]) for w in (weights[0], weights[-1])]
+    low, high = min(products), max(products)
+    assert holds(config.product_bits, low) and holds(config.product_bits, high)
+    for row in range(5):
+        bits = config.psum_bits(row)
+        assert holds(bits, low * (row + 1)) and holds(bits, high * (row + 1))
+        assert not (holds(bits - 1, low * (row + 1)) and holds(bits - 1, high * (row + 1)))
+    # Five K tiles of five rows.
+    assert config.max_k_tiles == 5
+    assert holds(config.acc_bits, low * 25) and not holds(config.acc_bits - 1, low * 25)
+    assert config.raw_beats * act >= config.sum_bits > (config.raw_beats - 1) * act
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rows", 0, "rows must be an integer in 1..64, not 0"),
+        ("cols", 65, "cols must be an integer in 1..64, not 65"),
+        ("rows", True, "rows must be an integer in 1..64, not True"),
+        ("cols", "16", "cols must be an integer in 1..64, not '16'"),
+        ("act_bits", 1, "act_bits must be an integer in 2..8, not 1"),
+        ("weight_bits", 9, "weight_bits must be an integer in 2..8, not 9"),
+        ("max_k", 0, "max_k must be an integer in 1..65536, not 0"),
+        ("psum_depth", 1, "psum_depth must be an integer in 2..65535, not 1"),
+        ("protect", "clamp", "protect must be one of none, clip, zero, not 'clamp'"),
+        ("protect_place", "in", "protect_place must be one of both, input, output, not 'in'"),
+    ],
+)
+def test_bad_fields_are_named(field: str, value: object, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        AcceleratorConfig(**{field: value})
+    assert str(error.value) == message
+
+
+def test_json_round_trip_and_hash() -> None:
+    config = AcceleratorConfig(rows=3, cols=5, protect="zero", protect_place="input")
+    assert AcceleratorConfig.from_json(config.to_json()) == config
+    assert config.config_hash() != AcceleratorConfig(rows=3, cols=5).config_hash()
+    with pytest.raises(InputError, match="unknown accelerator fields: depth"):
+        AcceleratorConfig.from_json({"depth": 3})
+
+
+@pytest.mark.parametrize(
+    ("protect", "place", "checks"),
+    [
+        ("none", "both", (False, False)),
+        ("clip", "both", (True, True)),
+        ("zero", "input", (True, False)),
+        ("clip", "output", (False, True)),
+    ],
+)
+def test_where_a_protection_unit_checks(
+    protect: str, place: str, checks: tuple[bool, bool]
+) -> None:
+    config = AcceleratorConfig(protect=protect, protect_place=place)
+    assert (config.checks_input, config.checks_output) == checks

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rtl_bench import CONFIGS, Bench, random_job
+
+from hdl.config import AcceleratorConfig
+from hdl.schedule import (
+    GemmShape,
+    act_register_cycle,
+    k_tile_period,
+    layer_cycles,
+    network_cycles,
+    output_latency,
+    output_tiles,
+    tile_cycles,
+)
+
+# Output tiles as (M, K tiles, raw): alone, equal ones, and mixtures in which now the array, now
+# the drain, now the parameter words are the slowest.
+SEQUENCES = {
+    "one": [(2, 1, False)],
+    "one deep": [(2, 6, False)],
+    "equal short": [(1, 1, False)] * 9,
+    "equal long": [(2, 5, False)] * 6,
+    "raw": [(2, 2, True)] * 5,
+    "raw between": [(1, 3, False), (2, 1, True), (1, 1, False), (2, 4, False), (1, 1, True)],
+    "full": [(0, 2, False)] * 4 + [(0, 1, False)] * 5,
+    "mixed": [(0, 1, False), (1, 1, False), (0, 3, True), (2, 2, False), (1, 6, False)] * 2,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cycles_equal_those_of_the_rtl(bench: Bench, name: str, sequence: str) -> None:
+    config = CONFIGS[name]
+    rng = np.random.default_rng(0)
+    tiles = [(m or config.psum_depth, k, raw) for m, k, raw in SEQUENCES[sequence]]
+    jobs = [random_job(config, rng, m=m, k_tiles=k, raw=raw) for m, k, raw in tiles]
+    run = bench.run(config, jobs)
+    measured = run.out_cycles[-1] - run.act_cycles[0] + 1
+    gemms = [GemmShape(m=m, k=k * config.rows, n=config.cols, raw=raw) for m, k, raw in tiles]
+    assert network_cycles(config, gemms) == measured
+    m, k, raw = tiles[0]
+    beats = m * (config.raw_beats if raw else 1)
+    alone = run.out_cycles[beats - 1] - run.act_cycles[0] + 1
+    assert tile_cycles(config, m=m, k_tiles=k, raw=raw) == alone
+    period = k_tile_period(config, m)
+    expected = [run.act_cycles[0] + i * period + beat for i in range(k) for beat in range(m)]
+    assert run.act_cycles[: m * k] == expected
+    last_beat = run.act_cycles[m * (k - 1)]
+    assert run.out_cycles[0] == last_beat + output_latency(config)
+
+
+def as_single_tiles(config: AcceleratorConfig, gemm: GemmShape) -> list[GemmShape]:
+    return [
+        GemmShape(m=t.m1 - t.m0, k=t.k_tiles * config.rows, n=config.cols, raw=gemm.raw)
+        for t in output_tiles(config, gemm)
+    ]
+
+
+gemm_shapes = st.builds(
+    GemmShape,
+    m=st.integers(1, 40),
+    k=st.integers(1, 30),
+    n=st.integers(1, 60),
+    groups=st.integers(1, 5),
+    raw=st.booleans(),
+)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(
+    rows=st.integers(1, 9),
+    cols=st.integers(1, 9),
+    depth=st.integers(2, 12),
+    gemms=st.lists(gemm_shapes, min_size=1, max_size=4),
+)
+def test_grouping_equal_tiles_changes_nothing(
+    rows: int, cols: int, depth: int, gemms: list[GemmShape]
+) -> None:
+    config = AcceleratorConfig(rows=rows, cols=cols, psum_depth=depth, max_k=64)
+    singles = [tile for gemm in gemms for tile in as_single_tiles(config, gemm)]
+    assert network_cycles(config, gemms) == network_cycles(config, singles)
+    if len(gemms) == 1:
+        assert layer_cycles(config, gemms[0]) == network_cycles(config, singles)
+
+
+def test_output_tiles_cover_the_layer_once() -> None:
+    config = AcceleratorConfig(rows=4, cols=3, psum_depth=5, max_k=64)
+    gemm = GemmShape(m=12, k=9, n=7, groups=2)
+    covered = np.zeros((2, 12, 7), dtype=int)
+    for tile in output_tiles(config, gemm):
+        covered[tile.group, tile.m0 : tile.m1, tile.n0 : tile.n1] += 1
+        assert tile.k_tiles == 3
+        assert tile.m1 - tile.m0 <= 5 and tile.n1 - tile.n0 <= 3
+    assert (covered == 1).all()
+
+
+def test_vgg_size_by_hand_and_in_no_time() -> None:
+    """Where the array is the bottleneck, each K tile costs its period and nothing else."""
+    config = AcceleratorConfig()
+    conv = GemmShape(m=1024, k=576, n=128)
+    tiles = 8 * 4 * 36
+    last = tile_cycles(config, m=256, k_tiles=36)
+    assert layer_cycles(config, conv) == (tiles - 36) * 256 + last
+    start = time.monotonic()
+    huge = GemmShape(m=50176, k=4608, n=4096, groups=64)
+    assert layer_cycles(config, huge) == (64 * 256 * 196 * 288 - 288) * 256 + tile_cycles(
+        config, m=256, k_tiles=288
+    )
+    assert time.monotonic() - start < 1
+
+
+def test_register_cycle_is_the_table_s() -> None:
+    config = AcceleratorConfig(rows=4, cols=4)
+    assert k_tile_period(config, 2) == 4
+    assert k_tile_period(config, 9) == 9
+    assert act_register_cycle(config, 2, row=3, col=1, k=5, beat=1) == 5 * 4 + 1 + 3 + 1 + 2
