@@ -45,6 +45,7 @@ _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_ACCEPTED = "Parquet files with an image and a label column, or images in a sub-folder per class"
 _VERSION = 1  # of the decoded arrays; another one makes old cache files unused
 
 
@@ -155,7 +156,9 @@ def _columns(features: Any, where: str) -> tuple[str, str]:
     for kind, found in (("image", images), ("label", labels)):
         if not found:
             columns = ", ".join(features) or "none"
-            raise InputError(f"{where} has no {kind} column (columns: {columns})")
+            raise InputError(
+                f"{where} has no {kind} column, found {columns} (accepted: {_ACCEPTED})"
+            )
     return images[0], labels[0]
 
 
@@ -281,7 +284,7 @@ def _clear_errors(where: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
-        raise InputError(f"{where} cannot be read: {_line(e)}") from None
+        raise InputError(f"{where} cannot be read: {_line(e)} (accepted: {_ACCEPTED})") from None
 
 
 @contextlib.contextmanager

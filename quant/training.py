@@ -24,7 +24,7 @@ from trilat.progress import NoProgress, Progress
 
 SMALL = 5000  # images; smaller sets need more steps per image
 BATCH, BATCH_SMALL = 64, 32
-PEAK_RATE, PEAK_RATE_PLAIN = 0.05, 0.02  # with batch norm, and without
+PEAK_RATE, PEAK_RATE_PLAIN = 0.04, 0.06  # with batch norm, and without
 WARM_UP = 0.25  # of all steps, up to the peak of the learning rate
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -37,7 +37,7 @@ def default_epochs(data: DataSet) -> int:
     """Epochs that train well enough in the least time: few images need more passes."""
     if len(data.train) < SMALL:
         return 4
-    return 15 if data.shape[0] == 3 else 5
+    return 15 if data.shape[0] == 3 else 4
 
 
 def train_float(

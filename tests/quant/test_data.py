@@ -311,7 +311,7 @@ def test_a_test_label_that_training_never_saw(tmp_path: Path) -> None:
 def test_missing_columns_splits_and_images(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     datasets.Dataset.from_dict({"x": [1, 2]}).to_parquet(tmp_path / "a" / "train.parquet")
-    refused(tmp_path / "a", "no image column (columns: x)")
+    refused(tmp_path / "a", "no image column, found x (accepted: Parquet files")
     write_parquet(tmp_path / "b", "test", pictures(6), [0, 1] * 3)
     refused(tmp_path / "b", "no train split")
     write_parquet(tmp_path / "c", "train", pictures(3), [0, 1, 2])
