@@ -42,7 +42,13 @@ def gemm_shape(network: IntegerNetwork, node: Gemm) -> GemmShape:
     """Return the size of a layer's GEMM for one image."""
     _, rows, cols = tensor_shapes(network)[node.name]
     out, channels, kh, kw = node.weight.shape
-    return GemmShape(m=rows * cols, k=channels * kh * kw, n=out // node.groups, groups=node.groups)
+    return GemmShape(
+        m=rows * cols,
+        k=channels * kh * kw,
+        n=out // node.groups,
+        groups=node.groups,
+        raw=node.output is None,
+    )
 
 
 def check_fits(network: IntegerNetwork, config: AcceleratorConfig) -> None:
