@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import time
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel, build_model
@@ -22,18 +22,21 @@ from quant.export import exactness_bound, to_network
 from quant.graph import trace
 from quant.models import ModelSpec
 from quant.network import IntegerNetwork
-from quant.ops import GemmOp, Op, evaluate, run
+from quant.ops import GemmOp, Op, activate, evaluate
 from trilat.errors import InputError, unknown_name
 from trilat.progress import NoProgress, Progress
 
 METHODS = ("qat", "ptq")
 BATCH = 32
-_CALIBRATION_IMAGES = 256
+_CALIBRATION_IMAGES = 128
 # Floats of all tensors of all calibration images that are held at once (1 GiB).
 _CALIBRATION_FLOATS = 1 << 28
-# Default length of fine-tuning: so many multiply-accumulates forward, within these epochs.
-_TRAINING_MACS = 4.0e11
+# Default length of fine-tuning: so many multiply-accumulates forward (one epoch of VGG11 on the
+# digits), twice as many at 2 bits, within these epochs.
+_TRAINING_MACS = 2.0e11
 _EPOCHS = (1, 20)
+_STEP_SHARE = 0.01
+_CHOICE_IMAGES = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,11 +84,7 @@ def quantize(
     Raises:
         InputError: a width outside 2..8, an unknown method or an unsupported layer.
     """
-    for name, bits in (("weight", weight_bits), ("activation", act_bits)):
-        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
-            raise InputError(f"{name} bits must be an integer in 2..8, not {bits!r}")
-    if method not in METHODS:
-        raise unknown_name("method", method, list(METHODS))
+    check_settings(weight_bits, act_bits, method)
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be at least 1, not {epochs}")
     progress = progress or NoProgress()
@@ -99,16 +98,24 @@ def quantize(
     model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress)
     history: dict[str, Any] = {"method": method, "seed": seed}
     if method == "qat":
-        epochs = epochs or default_epochs(ops, len(data.train))
-        losses = _fine_tune(model, spec, data, epochs, seed, progress, f"QAT {label}")
-        history |= {"epochs": epochs, "losses": losses}
+        epochs = epochs or default_epochs(ops, len(data.train), min(weight_bits, act_bits))
+        history |= _fine_tuned(model, spec, data, epochs, seed, progress, f"QAT {label}")
     metadata = _metadata(spec, data, method, seed, epochs if method == "qat" else None)
     network = to_network(model, name=spec.name, input_shape=spec.input_shape, metadata=metadata)
-    accuracy = network_accuracy(network, data, data.val)
+    accuracy = history.get("val_accuracy") or network_accuracy(network, data, data.val)
     network.metadata["val_accuracy"] = accuracy
     network.metadata["exactness_bound"] = max(exactness_bound(network).values())
     history |= {"val_accuracy": accuracy, "seconds": time.monotonic() - start}
     return QuantizedModel(module=model, network=network, history=history)
+
+
+def check_settings(weight_bits: int, act_bits: int, method: str) -> None:
+    """Raise InputError for a width outside 2..8 or an unknown method."""
+    for name, bits in (("weight", weight_bits), ("activation", act_bits)):
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+            raise InputError(f"{name} bits must be an integer in 2..8, not {bits!r}")
+    if method not in METHODS:
+        raise unknown_name("method", method, list(METHODS))
 
 
 def network_accuracy(network: IntegerNetwork, data: DataSet, split: Split) -> float:
@@ -122,7 +129,7 @@ def network_accuracy(network: IntegerNetwork, data: DataSet, split: Split) -> fl
     return 100.0 * right / len(split)
 
 
-def default_epochs(ops: Sequence[Op], images: int) -> int:
+def default_epochs(ops: Sequence[Op], images: int, bits: int) -> int:
     """Return the epochs of fine-tuning that a fixed amount of arithmetic allows."""
     macs = sum(
         op.weight[0].numel() * op.shape[0] * op.shape[1] * op.shape[2]
@@ -130,7 +137,8 @@ def default_epochs(ops: Sequence[Op], images: int) -> int:
         if isinstance(op, GemmOp)
     )
     low, high = _EPOCHS
-    return min(max(round(_TRAINING_MACS / (macs * images)), low), high)
+    wanted = _TRAINING_MACS * (2 if bits == 2 else 1)
+    return min(max(round(wanted / (macs * images)), low), high)
 
 
 def _calibrated(
@@ -148,22 +156,64 @@ def _calibrated(
     chosen, _ = stratified(data.train.labels, count, seed)
     images = to_input(data.train.images[chosen], spec.input_shape, data.mean, data.std)
     description = f"calibration W{weight_bits}A{act_bits}"
-    with torch.no_grad(), progress.task(description, len(ops)) as advance:
-        values = run(ops, images)
+    with torch.no_grad(), progress.task(description, 2 * len(ops)) as advance:
+        values, means = {"input": images}, {}
+        for op in ops:
+            inputs = [values[name] for name in op.inputs]
+            result = evaluate(replace(op, activation="none"), inputs)
+            means[op.name] = result.mean((0, 2, 3))
+            values[op.name] = activate(op, result)
+            advance(1)
         formats = choose_formats(ops, values, weight_bits=weight_bits, act_bits=act_bits)
-        model = build_model(ops, formats)
+        del values
+        model = build_model(ops, formats).train()
         quantized = {"input": model.quantize("input", None, images)}
         for op in ops:
             result = model.compute(op, [quantized[name] for name in op.inputs])
             if isinstance(op, GemmOp):
-                plain = replace(op, activation="none")
-                error = evaluate(plain, [values[name] for name in op.inputs]) - result
-                error = error.mean((0, 2, 3))
+                error = means[op.name] - result.mean((0, 2, 3))
                 model.layer(op.name).bias += error
                 result = result + error.view(-1, 1, 1)
             quantized[op.name] = model.quantize(op.name, op, result)
             advance(1)
-    return model
+    return model.eval()
+
+
+def _fine_tuned(
+    model: BrevitasModel,
+    spec: ModelSpec,
+    data: DataSet,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    description: str,
+) -> dict[str, Any]:
+    """Fine-tune a calibrated model in place, or leave it where that lowers its accuracy.
+
+    The choice is made on up to `_CHOICE_IMAGES` validation images.
+    """
+    sample = Split(images=data.val.images[:_CHOICE_IMAGES], labels=data.val.labels[:_CHOICE_IMAGES])
+    before = copy.deepcopy(model.state_dict())
+    calibrated = _model_accuracy(model, spec, data, sample)
+    losses = _fine_tune(model, spec, data, epochs, seed, progress, description)
+    tuned = _model_accuracy(model, spec, data, sample)
+    if tuned < calibrated:
+        model.load_state_dict(before)
+    history = {
+        "epochs": epochs,
+        "losses": losses,
+        "calibrated_accuracy": calibrated,
+        "tuned_accuracy": tuned,
+        "kept": "tuned" if tuned >= calibrated else "calibrated",
+    }
+    if len(sample) == len(data.val):
+        history["val_accuracy"] = max(tuned, calibrated)
+    return history
+
+
+def _model_accuracy(model: BrevitasModel, spec: ModelSpec, data: DataSet, split: Split) -> float:
+    network = to_network(model, name=spec.name, input_shape=spec.input_shape, metadata={})
+    return network_accuracy(network, data, split)
 
 
 def _fine_tune(
@@ -178,12 +228,10 @@ def _fine_tune(
     """Train weights and biases with constant scales; return the mean loss of each epoch."""
     rng = np.random.default_rng(seed)
     batches = -(-len(data.train) // BATCH)
-    learning_rate = _learning_rate(model.formats.weight_bits, model.formats.act_bits)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
-    )
+    groups = _parameter_groups(model)
+    optimizer = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=learning_rate, total_steps=epochs * batches, pct_start=0.1
+        optimizer, [group["lr"] for group in groups], total_steps=epochs * batches, pct_start=0.1
     )
     losses = []
     model.train()
@@ -193,7 +241,7 @@ def _fine_tune(
             for batch in np.array_split(rng.permutation(len(data.train)), batches):
                 images = to_input(data.train.images[batch], spec.input_shape, data.mean, data.std)
                 labels = torch.from_numpy(data.train.labels[batch])
-                loss = _loss(model, model(images), labels)
+                loss = F.cross_entropy(model(images), labels)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -205,12 +253,22 @@ def _fine_tune(
     return losses
 
 
-def _loss(model: BrevitasModel, logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels)
+def _parameter_groups(model: BrevitasModel) -> list[dict[str, Any]]:
+    """Return the parameters of each layer with its learning rate.
 
-
-def _learning_rate(weight_bits: int, act_bits: int) -> float:
-    return 3e-4
+    Adam moves a weight by about the rate per step, so the rate is a share of the layer's typical
+    weight: the same for every size of layer, less for wide words, which have less to repair.
+    """
+    width = min(model.formats.weight_bits, model.formats.act_bits)
+    share = _STEP_SHARE * 2.0 ** (-(width - 2) / 2)
+    groups = []
+    for op in model.ops:
+        if not isinstance(op, GemmOp):
+            continue
+        layer = model.layer(op.name)
+        typical = float(layer.weight.detach().square().mean().sqrt())
+        groups.append({"params": list(layer.parameters()), "lr": share * max(typical, 1e-6)})
+    return groups
 
 
 def _metadata(

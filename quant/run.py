@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m quant.run`: train, quantize, compare and export one network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from trilat.errors import InputError, run_command
+
+_AGREEMENT_IMAGES = 32
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints in the one line that all commands of trilat give."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m quant.run",
+        description="Train a network in float, quantize it with Brevitas, compare Brevitas, "
+        "onnxruntime and the integer engine bit for bit, and write the integer network.",
+    )
+    parser.add_argument("--model", default="lenet5", help="name or path/to/file.py:factory")
+    parser.add_argument("--data", default="digits", help="name or folder (default: %(default)s)")
+    parser.add_argument("--weights", type=Path, help="float weights, .safetensors; skips training")
+    parser.add_argument("--weight-bits", type=int, default=8, help="2..8 (default: %(default)s)")
+    parser.add_argument("--act-bits", type=int, default=8, help="2..8 (default: %(default)s)")
+    parser.add_argument("--method", default="qat", help="qat or ptq (default: %(default)s)")
+    parser.add_argument("--float-epochs", type=int, help="of float training")
+    parser.add_argument("--epochs", type=int, help="of quantization-aware fine-tuning")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices")
+    parser.add_argument("--jobs", type=int, help="threads (default: all cores)")
+    parser.add_argument("-o", "--output", type=Path, help="integer network, .safetensors")
+    parser.add_argument("--onnx", type=Path, help="the same network as ONNX QCDQ")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    return run_command("python -m quant.run", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    # Imported here: these take seconds that `--help` and mistyped flags need not wait for.
+    import torch
+
+    from quant.agreement import compare_layers
+    from quant.data import load_data, to_input
+    from quant.graph import trace
+    from quant.models import build_model, load_weights, weights_normalization
+    from quant.onnx_export import export_onnx
+    from quant.quantize import check_settings, network_accuracy, quantize
+    from quant.training import float_accuracy, train_float
+    from trilat.progress import TerminalProgress
+
+    check_settings(arguments.weight_bits, arguments.act_bits, arguments.method)
+    if arguments.jobs:
+        torch.set_num_threads(arguments.jobs)
+    progress, seed = TerminalProgress(), arguments.seed
+    data = load_data(arguments.data, seed=seed, progress=progress)
+    if arguments.weights and (normalization := weights_normalization(arguments.weights)):
+        data = data.with_normalization(*normalization)
+    spec = build_model(
+        arguments.model, num_classes=data.num_classes, data_shape=data.shape, seed=seed
+    )
+    trace(spec.module, spec.input_shape)  # names an unsupported layer before any training
+    if arguments.weights:
+        load_weights(spec.module, arguments.weights)
+    else:
+        train_float(spec, data, seed=seed, epochs=arguments.float_epochs, progress=progress)
+    result = quantize(
+        spec,
+        data,
+        weight_bits=arguments.weight_bits,
+        act_bits=arguments.act_bits,
+        method=arguments.method,
+        seed=seed,
+        epochs=arguments.epochs,
+        progress=progress,
+    )
+    network = result.network
+    print(f"{'accuracy':10} {'val':>7} {'test':>7}")
+    float_test = float_accuracy(spec, data, data.test)
+    print(f"{'float':10} {float_accuracy(spec, data, data.val):6.2f}% {float_test:6.2f}%")
+    test = network_accuracy(network, data, data.test)
+    label = f"W{network.weight_bits}A{network.act_bits} {arguments.method}"
+    print(f"{label:10} {result.history['val_accuracy']:6.2f}% {test:6.2f}%")
+    images = data.val.images[:_AGREEMENT_IMAGES]
+    agreement = compare_layers(result, to_input(images, spec.input_shape, data.mean, data.std))
+    print(
+        f"Brevitas = onnxruntime = engine: {agreement.words_equal} of {agreement.words} words "
+        f"equal ({agreement.layers} tensors x {agreement.images} images)"
+    )
+    try:
+        if arguments.output:
+            network.save(arguments.output)
+            print(f"wrote {arguments.output} (network {network.content_hash()})")
+        if arguments.onnx:
+            export_onnx(network, arguments.onnx)
+            print(f"wrote {arguments.onnx}")
+    except OSError as error:
+        raise InputError(f"cannot write: {error}") from None
+    return 0 if agreement.words_equal == agreement.words else 1
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("float_epochs", "epochs", "jobs"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    for path in (arguments.output, arguments.onnx):
+        if path is not None and path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file to write")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
