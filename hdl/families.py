@@ -205,8 +205,9 @@ ECP5 = Family(
 
 ICE40 = Family(
     name="ice40",
-    device="Lattice iCE40 UltraPlus; delays and capacities of UP5K from icestorm",
-    synth="synth_ice40 -device u -dsp -noflatten",
+    device="Lattice iCE40 UltraPlus, products in LUTs; delays and capacities of UP5K from icestorm",
+    # Without -dsp: Yosys 0.70 ties a PE's registered product to 0 when it infers SB_MAC16.
+    synth="synth_ice40 -device u -noflatten",
     start="flatten",
     before_memory="map_ram",
     after_memory="map_ffram",
@@ -215,7 +216,7 @@ ICE40 = Family(
     defines="`define ICE40_U\n",
     lut={"SB_LUT4": 1},
     ff=r"SB_DFF\w*",
-    dsp=("SB_MAC16",),
+    dsp=(),
     bram={"SB_RAM40_4K": 1.0},
     bram_unit="SB_RAM40_4K",
     carry=("SB_CARRY",),

@@ -22,9 +22,7 @@ CLOCKS = ("aclk", "clk")
 # Pins that a family's primitives number one by one, gathered into buses for `sta`.
 _NUMBERED = {"MULT18X18D", "DP16KD"}
 # Parameters that decide timing; all others are dropped, so that equal cells are analysed once.
-_DECISIVE = re.compile(
-    r"[ABCDMP]REG|ADREG|USE_\w+|DO[AB]_REG|REGMODE_[AB]|[ABCD]_REG|PIPELINE_\w+2|TOPOUTPUT_SELECT"
-)
+_DECISIVE = re.compile(r"[ABCDMP]REG|ADREG|USE_\w+|DO[AB]_REG|REGMODE_[AB]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ def compare(family, name, text, netlist, folder):
 def test_a_pe_agrees_and_a_broken_one_does_not(family, tmp_path):
     netlist = map_to(family, "pe", PE, tmp_path)
     kinds = {cell["type"] for cell in netlist["cells"].values()}
-    assert kinds & {"DSP48E1", "MULT18X18D", "SB_MAC16"}
+    assert kinds & {"DSP48E1", "MULT18X18D", "SB_LUT4"}
     result = compare(family, "pe", PE, netlist, tmp_path)
     assert result.vectors == netlist_check.STREAMS * netlist_check.CYCLES
     assert result.bits == 19 * result.vectors
