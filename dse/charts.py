@@ -241,10 +241,15 @@ def hypervolume(record: RunRecord) -> Figure:
     layout = {
         "height": 300,
         "showlegend": False,
-        "xaxis": {"title": {"text": "Finished trials"}, "tickformat": "d"},
+        "xaxis": {"title": {"text": "Finished trials"}, "tickformat": "d", **_whole(len(values))},
         "yaxis": {"title": {"text": "Hypervolume (share of the box)"}, "rangemode": "tozero"},
     }
     return {"data": data, "layout": layout}
+
+
+def _whole(count: int) -> dict[str, Any]:
+    # Left alone, Plotly puts ticks between whole numbers where they are few.
+    return {"dtick": 1} if count <= 10 else {}
 
 
 def trial_seconds(record: RunRecord) -> Figure:
@@ -273,7 +278,7 @@ def trial_seconds(record: RunRecord) -> Figure:
         "height": 300,
         "barmode": "stack",
         "legend": {"traceorder": "normal"},
-        "xaxis": {"title": {"text": "Trial"}, "tickformat": "d"},
+        "xaxis": {"title": {"text": "Trial"}, "tickformat": "d", **_whole(len(record.trials))},
         "yaxis": {"title": {"text": "Seconds"}},
     }
     return {"data": data, "layout": layout}

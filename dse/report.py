@@ -119,7 +119,6 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "repetitions": repetitions[-1] if repetitions else None,
         "rows": rows,
         "bram": charts.bram_unit(record.trials),
-        "area_rule": _area_rule(record),
         "scope": _sentence(next((t.cost["scope"] for t, _p in rows if t.cost.get("scope")), "")),
         "effects": findings.knob_effects(record),
         "knob_names": findings.KNOBS,
@@ -167,16 +166,6 @@ def _sentence(words: str) -> str:
     words = words.strip()
     words = words[:1].upper() + words[1:]
     return words if not words or words.endswith(".") else f"{words}."
-
-
-def _area_rule(record: RunRecord) -> str:
-    cost = next((t.cost for t in record.trials if "lut_per_dsp" in t.cost), None)
-    if cost is None:
-        return ""
-    return (
-        f"LUT-eq = LUT + {cost['lut_per_dsp']} DSP + {cost['lut_per_bram']} {cost['bram_unit']} "
-        f"(capacity ratios; {cost['family']}, {cost['device']})."
-    )
 
 
 def _figures(record: RunRecord, choice: TrialRecord | None) -> dict[str, charts.Figure]:
