@@ -68,7 +68,9 @@ def compare_layers(
     """
     network = quantized.network
     dtype = exact_dtype(network)
-    module = copy.deepcopy(quantized.module).eval().to(dtype)
+    module = quantized.module.eval()
+    if dtype != torch.float32:
+        module = copy.deepcopy(module).to(dtype)
     session = onnx_session(network, optimized=optimized)
     words = bound = 0
     different: dict[str, int] = {}

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from quant.network import IntegerNetwork
+from quant.run import main
+
+SOURCE = """
+from torch import nn
+
+input_shape = (1, 8, 8)
+
+
+def small(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(128, num_classes),
+    )
+
+
+def curved(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_trains_quantizes_compares_and_writes(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, graph = tmp_path / "out" / "net.safetensors", tmp_path / "out" / "net.onnx"
+    arguments = ["--model", f"{source}:small", "--weight-bits", "3", "--act-bits", "5"]
+    arguments += ["--float-epochs", "1", "--epochs", "1", "--jobs", "1"]
+    assert main([*arguments, "-o", str(output), "--onnx", str(graph)]) == 0
+    printed = capsys.readouterr().out
+    network = IntegerNetwork.load(output)
+    assert (network.weight_bits, network.act_bits) == (3, 5)
+    assert network.content_hash() in printed
+    assert "5 tensors x 32 images" in printed
+    words = 32 * (64 + 512 + 128 + 128 + 10)
+    assert f"{words} of {words} words equal" in printed
+    onnx.checker.check_model(onnx.load(graph))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--weight-bits", "9"], "weight bits must be an integer in 2..8, not 9"),
+        (["--act-bits", "1"], "activation bits must be an integer in 2..8, not 1"),
+        (["--method", "qta"], "did you mean qat"),
+        (["--model", "lenet"], "lenet5"),
+        (["--model", "SOURCE:curved"], "unsupported layer Tanh at '2'"),
+        (["--data", "digit"], "digits"),
+        (["--weights", "missing.safetensors"], "missing.safetensors"),
+        (["--epochs", "0"], "--epochs must be at least 1, not 0"),
+        (["-o", "."], "is a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    flags: list[str],
+    message: str,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [flag.replace("SOURCE", str(source)) for flag in flags]
+    if "-o" not in flags:
+        flags += ["-o", "net.safetensors"]
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("python -m quant.run: error: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == ["mine.py"]
+
+
+def test_bad_flag_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--weight-bits", "four"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
