@@ -28,13 +28,15 @@ _HARNESS_PORTS = (
     "aclk", "aresetn", "alarm_tile", "alarm_cycle", "attention", "finished", "hung", "tiles_out",
     "handshakes",
 )  # fmt: skip
-# Registers of the array that faults are written to: (module, variable).
-FAULT_REGISTERS = (
-    ("trilat_pe_*", "act"), ("trilat_pe_*", "product"), ("trilat_pe_*", "psum"),
-    ("trilat_pe_*", "weight_active"), ("trilat_pe_*", "weight_loading"),
-    ("trilat_activation_skew", "row_*"), ("trilat_activation_skew", "act"),
-    ("trilat_deskew", "col_*"),
-)  # fmt: skip
+# Where the register classes of hdl.registers are: (module, variable).
+_VARIABLES = {
+    "pe_activation": (("trilat_pe_*", "act"),),
+    "product": (("trilat_pe_*", "product"),),
+    "psum": (("trilat_pe_*", "psum"),),
+    "weight_active": (("trilat_pe_*", "weight_active"),),
+    "skew": (("trilat_activation_skew", "row_*"), ("trilat_activation_skew", "act")),
+    "deskew": (("trilat_deskew", "col_*"),),
+}
 
 
 def stream_bytes(elements: int, bits: int) -> int:
@@ -43,15 +45,23 @@ def stream_bytes(elements: int, bits: int) -> int:
 
 
 @cache
-def build_simulator(config: AcceleratorConfig, folder: Path, jobs: int = 1) -> Path:
-    """Return the simulator of a configuration's Verilog, with every fault register accessible.
+def build_simulator(
+    config: AcceleratorConfig, folder: Path, *, all_registers: bool = False, jobs: int = 1
+) -> Path:
+    """Return the simulator of a configuration's Verilog.
 
     Args:
         config: the accelerator.
         folder: cache of finished simulators.
+        all_registers: faults can be written to every register class, not to PE activation
+            registers alone. That doubles the build time of a 16x16 array.
         jobs: parallel compiler processes.
     """
-    return build(config, generate(config), folder, registers=FAULT_REGISTERS, jobs=jobs)
+    classes = _VARIABLES if all_registers else {"pe_activation"}
+    registers = [
+        place for name, places in _VARIABLES.items() if name in classes for place in places
+    ]
+    return build(config, generate(config), folder, registers=registers, jobs=jobs)
 
 
 def build(
@@ -91,8 +101,6 @@ def build(
         f"-GWEIGHT_BYTES={stream_bytes(config.cols, config.weight_bits)}",
         f"-GACT_BYTES={stream_bytes(config.rows, config.act_bits)}",
         f"-GOUT_BYTES={stream_bytes(config.cols, config.act_bits)}",
-        # Many small files make the slow, rarely called functions cheap to compile.
-        "--output-split", "20000",
         "-LDFLAGS", "-lcocotbvpi_verilator",
     )  # fmt: skip
     key = content_hash(

@@ -91,7 +91,8 @@ def run_jobs(
         raise InputError(f"stalls must be a chance in 0..0.99, not {stalls}")
     if stalls and any(faults):
         raise InputError("register faults need a run without stalls: their cycles count from it")
-    simulator = build_simulator(config, cache)
+    classes = {fault.register for group in faults for fault in group}
+    simulator = build_simulator(config, cache, all_registers=bool(classes - {"pe_activation"}))
     alone = [bool(faults[i]) or (i > 0 and bool(faults[i - 1])) for i in range(len(jobs))]
     # The longest legal silence: the whole pipeline, the drain of a bank and the parameter words.
     quiet = 1000 + 8 * (config.rows + config.cols + config.psum_depth)

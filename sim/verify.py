@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,7 @@ def verify(
         speed, startup = measure_speed(config, cache)
         advance(1)
     gemms = network.gemms()
-    shapes = {
-        node.name: replace(gemm_shape(network, node), raw=node.output is None) for node in gemms
-    }
+    shapes = {node.name: gemm_shape(network, node) for node in gemms}
     costs = {name: network_cycles(config, [shape]) for name, shape in shapes.items()}
     stream_s = _STREAM_SHARE * budget_s - startup * len(gemms)
     whole = sum(costs.values()) / speed <= stream_s
