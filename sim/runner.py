@@ -191,7 +191,7 @@ def _environment() -> dict[str, str]:
 
 def _simulate(simulator: Path, folder: Path, plusargs: dict[str, int]) -> dict[str, Any]:
     """Run the simulator in `folder`; return the testbench's verdict."""
-    command = [str(simulator), *(f"+{name}={value}" for name, value in plusargs.items())]
+    command = [str(simulator.resolve()), *(f"+{name}={value}" for name, value in plusargs.items())]
     done = subprocess.run(
         command,
         cwd=folder,

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
+from integer_networks import plain_network
 
 from sim.run import main
 
@@ -21,6 +24,21 @@ def test_random_jobs(sim_cache, tmp_path, capsys):
     assert "register flips predicted exactly: 12 of 12" in text
     result = json.loads(report.read_text())
     assert result["agrees"] and result["faults_corrupting"] >= 6
+
+
+@pytest.mark.slow
+def test_network_on_digits(sim_cache, tmp_path, capsys):
+    path = tmp_path / "net.safetensors"
+    plain_network(act_bits=4, weight_bits=4).save(path)
+    # The array of test_verify.py, protected, and a cache given by a relative path.
+    cache = os.path.relpath(sim_cache, Path.cwd())
+    arguments = ["--network", str(path), "--data", "digits", "--rows", "5", "--cols", "4"]
+    arguments += ["--protect", "zero", "--faults", "10", "--cache", cache]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "random W4A4 on 5x4, one whole image: " in text
+    assert "output words equal to the engine's: " in text
+    assert "register flips predicted exactly: 10 of 10" in text
 
 
 @pytest.mark.parametrize(
