@@ -251,3 +251,18 @@ def test_default_epochs_follow_the_arithmetic() -> None:
     assert default_epochs(ops, 1257, 4) == 20
     assert default_epochs(ops, 50_000_000, 4) == 1
     assert default_epochs(ops, 100_000, 2) == 2 * default_epochs(ops, 100_000, 4)
+
+
+def test_training_that_harms_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, data = spec("vgg"), digits(96, 24)
+    # Labels that calibration alone gets right, and steps that are sure to destroy the network.
+    network = quantize(source, data, weight_bits=4, act_bits=4, method="ptq", seed=0).network
+    pixels = to_input(data.val.images, source.input_shape, data.mean, data.std)
+    labels = engine.top1(engine.logits(network, engine.image_codes(network, pixels))).numpy()
+    data = dataclasses.replace(data, val=dataclasses.replace(data.val, labels=labels))
+    monkeypatch.setattr("quant.quantize._STEP_SHARE", 100.0)
+    result = quantize(source, data, weight_bits=4, act_bits=4, method="qat", seed=0, epochs=1)
+    assert result.history["kept"] == "calibrated"
+    assert result.history["tuned_accuracy"] < 100
+    assert result.history["val_accuracy"] == 100
+    assert result.network.content_hash() == network.content_hash()
