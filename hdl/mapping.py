@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,12 +153,14 @@ def map_modules(
         timings = {name: module.timing for name, module in done.items()}
         ports = {name: module.ports for name, module in done.items()}
         ports |= {name: netlist["ports"] for name, netlist in netlists.items()}
+        uninstantiated = set(texts).difference(*children.values())
         for number, level in enumerate(order):
             new = {name: netlists[name] for name in level if name in netlists}
             inner = sorted({child for name in new for child in children[name]})
             boxes = [black_box(child, ports[child], timings[child]) for child in inner]
             if new:
-                timings |= _time(new, boxes, inner, family, _new(folder, f"sta{number}"))
+                work = _new(folder, f"sta{number}")
+                timings |= _time(new, boxes, inner, uninstantiated, family, work)
         agreed = checked.result()
     for number, (found, seconds) in mapped.items():
         result = {}
@@ -263,12 +265,14 @@ def _time(
     netlists: Mapping[str, Mapping[str, Any]],
     boxes: list[str],
     inner: list[str],
+    whole: Collection[str],
     family: Family,
     folder: Path,
 ) -> dict[str, Timing]:
     cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
     return analyse(
         netlists,
+        whole=whole,
         models="\n".join([family.timing_models(cells - set(inner)), *boxes]),
         silent=inner,
         opaque={*family.dsp, *family.bram, *inner},

@@ -173,6 +173,7 @@ def analyse(
     launch: int,
     capture: int,
     folder: Path,
+    whole: Collection[str] = (),
 ) -> dict[str, Timing]:
     """Time modules that do not instantiate each other.
 
@@ -184,6 +185,7 @@ def analyse(
         launch: ps, clock to q of the flip-flop that drives each input port.
         capture: ps, set-up of the flip-flop behind each output port.
         folder: where the files go.
+        whole: modules that none instantiates: their longest path alone is measured.
 
     Raises:
         yosys.YosysError: Yosys failed, or a cell has no timing arcs.
@@ -203,7 +205,10 @@ def analyse(
     copies: dict[tuple[str, str], str] = {}
     for name, (_, launches) in ready.items():
         clocks = [pin for pin, port in netlists[name]["ports"].items() if _is_clock(pin, port)]
-        for source, kept in {**({"": clocks} if clocks else {}), **launches}.items():
+        sources = {**({"": clocks} if clocks else {}), **launches}
+        if name in whole:
+            sources = {"": [pin for kept in sources.values() for pin in kept]}
+        for source, kept in sources.items():
             copy = copies[name, source] = f"trilat_sta_{len(copies)}"
             keep = " ".join(f"{copy}/w:{pin} %d" for pin in kept)
             script += [f"copy {name} {copy}", f"delete -port {copy}/i:* {keep}"]
