@@ -17,7 +17,7 @@ from dse.space import Space, parse_space
 from hdl.families import FAMILIES
 from trilat.errors import InputError, unknown_name
 
-DEFAULT_TRIALS = 28
+DEFAULT_TRIALS = 24
 NEEDED_BYTES = 500_000_000
 VERIFY = ("best", "all", "none")
 
@@ -153,10 +153,10 @@ def parser() -> argparse.ArgumentParser:
         help="widths 2..8; weights and activations choose independently (default: %(default)s)",
     )
     space.add_argument(
-        "--rows", default="4,8,16", help="rows of the array, 1..64 (default: %(default)s)"
+        "--rows", default="8,16", help="rows of the array, 1..64 (default: %(default)s)"
     )
     space.add_argument(
-        "--cols", default="4,8,16", help="columns of the array, 1..64 (default: %(default)s)"
+        "--cols", default="8,16", help="columns of the array, 1..64 (default: %(default)s)"
     )
     space.add_argument(
         "--protect",
