@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Float training: one recipe for every network, from small images to photos.
 
-SGD with Nesterov momentum and a triangular learning rate; light augmentation; at the end the
-batch norms' statistics are measured anew, because few short epochs leave their averages behind.
+SGD with Nesterov momentum, a triangular learning rate and smoothed labels. Colour images are
+shifted and mirrored; grey ones (digits, letters) are learnt as they are, which in a few epochs
+gave more (digits, VGG11 at a quarter of its width, three seeds: 99.1 instead of 98.5 %). At the
+end the batch norms' statistics are measured anew, because few short epochs leave their averages
+behind.
 """
 
 from __future__ import annotations
@@ -28,16 +31,17 @@ PEAK_RATE, PEAK_RATE_PLAIN = 0.04, 0.06  # with batch norm, and without
 WARM_UP = 0.25  # of all steps, up to the peak of the learning rate
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
+LABEL_SMOOTHING = 0.1
 GRADIENT_NORM = 2.0  # above it gradients are scaled down
 STATISTICS_IMAGES = 2048  # from which batch norms are measured at the end
 EVALUATION_BATCH = 128
 
 
 def default_epochs(data: DataSet) -> int:
-    """Epochs that train well enough in the least time: few images need more passes."""
-    if len(data.train) < SMALL:
+    """Epochs that train well in little time: photos need more passes, few of them still more."""
+    if data.shape[0] == 1:
         return 4
-    return 15 if data.shape[0] == 3 else 4
+    return 30 if len(data.train) < SMALL else 15
 
 
 def train_float(
@@ -61,8 +65,8 @@ def train_float(
         progress: where it reports, by images.
 
     Returns:
-        JSON-able: epochs, peak_rate, history (per epoch: epoch, loss, train_accuracy in
-        percent, seconds), seconds, val_accuracy in percent.
+        JSON-able: epochs, peak_rate, history (per epoch: epoch, loss over smoothed
+        labels, train_accuracy in percent, seconds), seconds, val_accuracy in percent.
 
     Raises:
         InputError: the loss became infinite or NaN.
@@ -93,7 +97,9 @@ def train_float(
                 images, labels = images.to(device), labels.to(device)
                 with _fast_arithmetic(device):
                     logits = module(images)
-                loss = functional.cross_entropy(logits.float(), labels)
+                loss = functional.cross_entropy(
+                    logits.float(), labels, label_smoothing=LABEL_SMOOTHING
+                )
                 if not torch.isfinite(loss):
                     raise InputError(
                         f"training {spec.name} diverges in epoch {epoch} (loss {loss.item()}); "
@@ -145,7 +151,7 @@ def float_accuracy(spec: ModelSpec, data: DataSet, split: Split) -> float:
 def train_batches(
     data: DataSet, input_shape: tuple[int, int, int], *, seed: int, epoch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield one epoch of augmented training batches of nearly one size, in random order.
+    """Yield one epoch of training batches of nearly one size, in random order, colour augmented.
 
     Yields:
         float32 (n, C, H, W), normalized, and int64 (n,).
@@ -155,26 +161,24 @@ def train_batches(
     # Nearly equal parts: a last batch of one image would break batch norm.
     for part in np.array_split(order, _batch_count(len(order))):
         x = to_input(data.train.images[part], input_shape, data.mean, data.std)
-        # Mirrored photos are photos; mirrored digits and letters are not. Grey sets may hold them.
-        x = augment(x, rng, flip=data.shape[0] == 3)
+        if data.shape[0] == 3:  # mirrored photos are photos; mirrored digits are not digits
+            x = augment(x, rng)
         yield x, torch.from_numpy(data.train.labels[part])
 
 
-def augment(x: torch.Tensor, rng: np.random.Generator, *, flip: bool) -> torch.Tensor:
+def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Shift each image by up to an eighth of its size, edges repeated, and mirror half of them.
 
     Args:
         x: (N, C, H, W).
-        rng: source of the shifts.
-        flip: whether to mirror at random.
+        rng: source of shifts and mirrors.
     """
     count, channels, height, width = x.shape
     down = rng.integers(-(height // 8), height // 8 + 1, (count, 1))
     right = rng.integers(-(width // 8), width // 8 + 1, (count, 1))
     rows = np.clip(np.arange(height) + down, 0, height - 1)
     columns = np.clip(np.arange(width) + right, 0, width - 1)
-    if flip:
-        columns = np.where(rng.random((count, 1)) < 0.5, width - 1 - columns, columns)
+    columns = np.where(rng.random((count, 1)) < 0.5, width - 1 - columns, columns)
     return x[
         torch.arange(count)[:, None, None, None],
         torch.arange(channels)[None, :, None, None],
