@@ -35,13 +35,17 @@ class Background:
     """
 
     def __init__(self, command: list[str]) -> None:
-        """Start the child in a session of its own: Ctrl-C is for the parent alone."""
+        """Start the child in a process group of its own: Ctrl-C is for the parent alone.
+
+        Not in a session of its own: Linux shares the cores evenly between sessions, whatever
+        their priorities, and the child must yield to training.
+        """
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            process_group=0,
         )
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, AcceleratorConfig] = OrderedDict()
@@ -76,7 +80,7 @@ class Background:
             self._closed = True
             self._changed.notify()
         if self._process.stdin:
-            self._process.stdin.close()  # the child ends its session
+            self._process.stdin.close()  # the child ends its group
         self._process.wait()
         self._thread.join()
 
@@ -116,7 +120,7 @@ class Background:
 
 
 def serve(synthesize: Synthesize) -> None:
-    """Answer configurations from standard input until it ends, then end the whole session.
+    """Answer configurations from standard input until it ends, then end the whole group.
 
     Standard input also ends when the parent is killed, so nothing is left running.
     """
@@ -150,9 +154,11 @@ def command(*, family: str, cache: Path, jobs: int) -> list[str]:
 
 
 if __name__ == "__main__":
+    from hdl import yosys
     from hdl.synth import synthesize
 
     _family, _cache, _jobs = sys.argv[1:]
+    yosys.compile_once()
     serve(
         lambda config: asdict(
             synthesize(config, family=_family, cache=Path(_cache), jobs=int(_jobs))

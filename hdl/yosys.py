@@ -46,6 +46,14 @@ def work_folder(parent: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def compile_once() -> None:
+    """Start Yosys and end it: the first start on a machine compiles for about 70 s.
+
+    Done once before several are started, lest each compiles for itself.
+    """
+    subprocess.run([sys.executable, "-c", _ENTRY, "-V"], stdout=subprocess.DEVNULL, check=True)
+
+
 def run(script: Sequence[str], folder: Path, name: str) -> str:
     """Run a script in `folder`, where its relative paths lead; return everything it printed.
 
