@@ -134,7 +134,6 @@ def serve(synthesize: Synthesize) -> None:
                 arrived.notify()
         os.killpg(0, signal.SIGKILL)
 
-    os.nice(10)
     threading.Thread(target=read, daemon=True).start()
     while True:
         with arrived:
@@ -158,6 +157,7 @@ if __name__ == "__main__":
     from hdl.synth import synthesize
 
     _family, _cache, _jobs = sys.argv[1:]
+    os.nice(15)
     yosys.compile_once()
     serve(
         lambda config: asdict(
