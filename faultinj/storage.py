@@ -63,6 +63,30 @@ def stored_activations(network: IntegerNetwork) -> Storage:
     )
 
 
+def flip(
+    codes: Tensor, fmt: TensorFormat, images: np.ndarray, elements: np.ndarray, bits: np.ndarray
+) -> None:
+    """Flip many different bits of stored codes in place, in time linear in the tensor.
+
+    Args:
+        codes: (N, C, H, W), owned by the caller.
+        fmt: their format.
+        images, elements, bits: int64 (F,): as in `corrupt`, but no bit is named twice.
+    """
+    # Each bit is named once, so the sum of a word's bits is the word's mask.
+    masks = torch.zeros(codes.numel(), dtype=torch.uint8)
+    masks.scatter_add_(
+        0,
+        torch.from_numpy(images * codes[0].numel() + elements),
+        torch.from_numpy((1 << bits).astype(np.uint8)),
+    )
+    words = codes.view(torch.uint8) ^ masks.view(codes.shape).to(codes.device)
+    if fmt.signed:  # a code is kept sign-extended
+        spare = 8 - fmt.bits
+        words = (words.view(torch.int8) << spare) >> spare
+    codes.copy_(words.view(codes.dtype))
+
+
 def corrupt(
     codes: Tensor,
     fmt: TensorFormat,
