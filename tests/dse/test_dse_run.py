@@ -131,9 +131,9 @@ def files(folder):
 
 def test_a_run_reports_distinct_designs_and_its_front(here):
     record, text = go("--out", "r", report=write_report)
-    assert len(record.trials) == len({t.design for t in record.trials}) == 28
+    assert len(record.trials) == len({t.design for t in record.trials}) == flags.DEFAULT_TRIALS
     numbers = [t.number for t in record.trials]
-    assert numbers == list(range(28))
+    assert numbers == list(range(flags.DEFAULT_TRIALS))
     front = {t.number for t in record.trials if t.pareto}
     assert {p.number for p in record.points} == front and front
     assert list(record.hypervolume) == sorted(record.hypervolume)
@@ -141,7 +141,7 @@ def test_a_run_reports_distinct_designs_and_its_front(here):
     assert record.stages["network"]["runs"] == 4 and record.stages["network"]["reuses"] == 24
     assert len(record.model["agreement"]) == 4
     # One line per trial, the table with test accuracies, and the report's path.
-    assert sum(line.startswith("trial ") for line in text.splitlines()) == 28
+    assert sum(line.startswith("trial ") for line in text.splitlines()) == flags.DEFAULT_TRIALS
     assert "96.0" in text and "report: r/report.html" in text
     assert Path("r/report.html").stat().st_size > 1000 and Path("r/pareto.csv").exists()
     assert RunRecord.from_json(json.loads(Path("r/run.json").read_text())) == record
@@ -220,7 +220,7 @@ def test_a_stopped_run_goes_on_and_equals_one_that_was_not(here):
 
 KILLED = """
 import sys, time
-from test_run import go, flags
+from test_dse_run import go, flags
 flags.NEEDED_BYTES = 1
 def slow(name, count):
     print(name, flush=True)
