@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
+    # Before torch loads OpenMP: threads that spin while another program has their core make
+    # training several times slower, threads that sleep cost nothing that could be measured.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported here: these take seconds that `--help` and mistyped flags need not wait for.
     import torch
 
