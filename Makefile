@@ -33,7 +33,7 @@ trilat: accuracy, reliability under faults and hardware cost of one quantized ac
 Variables of `make dse`, each a flag of `python -m dse.run` (its --help explains them):
   MODEL=vgg11|lenet5|alexnet|resnet18|file.py:factory   WEIGHTS=file.safetensors
   DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder
-  BITS=4,8   METHOD=qat|ptq   ROWS=8,16   COLS=8,16   PROTECT=none,clip,zero
+  BITS=4,8   METHOD=qat|ptq   ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
   TRIALS=24   FAULTS=auto|rate   FAMILY=xc7|ecp5|ice40   VERIFY=best|all|none
   SEED=0   OUT=runs/NAME   JOBS=2
 PYTHON=python3.12 chooses what .venv is made with (3.11 or 3.12).

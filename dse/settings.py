@@ -153,10 +153,10 @@ def parser() -> argparse.ArgumentParser:
         help="widths 2..8; weights and activations choose independently (default: %(default)s)",
     )
     space.add_argument(
-        "--rows", default="8,16", help="rows of the array, 1..64 (default: %(default)s)"
+        "--rows", default="4,8", help="rows of the array, 1..64 (default: %(default)s)"
     )
     space.add_argument(
-        "--cols", default="8,16", help="columns of the array, 1..64 (default: %(default)s)"
+        "--cols", default="4,8", help="columns of the array, 1..64 (default: %(default)s)"
     )
     space.add_argument(
         "--protect",
