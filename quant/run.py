@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     # Before torch loads OpenMP: threads that spin while another program has their core make
-    # training several times slower, threads that sleep cost nothing that could be measured.
+    # training several times slower; threads that sleep do not.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported here: these take seconds that `--help` and mistyped flags need not wait for.
     import torch
