@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def action() -> int:
         settings = parse(argv)
-        # Threads that wait must sleep: synthesis in the background needs the cores they would spin on.
+        # Threads that wait must sleep: synthesis in the background needs the cores they spin on.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # Imported here: torch and plotly take seconds that a mistyped flag need not wait for.
         from dse.report import write_report
