@@ -23,7 +23,7 @@ from trilat.files import write_json
 
 RECORD = "run.json"
 # Reported points whose faults are also sorted into outcomes, by layer and by bit.
-CAMPAIGN_POINTS = 6
+CAMPAIGN_POINTS = 4
 
 Report = Callable[[RunRecord, Path], Path]
 Use = tuple[str, str, float]
