@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthesis beside training: a child process that fills hdl.synth's cache while networks train.
+"""Hardware work beside training: child processes that synthesise and build simulators.
 
 Yosys needs one core and no memory to speak of, training the rest; so the designs that the search
 is known to try first are synthesised from the start, at low priority. Results do not depend on
@@ -8,6 +8,7 @@ it: whoever asks for a cost gets what `hdl.synth` computes, sooner.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -24,65 +25,72 @@ from typing import Any
 
 from hdl.config import AcceleratorConfig
 
-Synthesize = Callable[[AcceleratorConfig], dict[str, Any]]
+Task = Callable[[AcceleratorConfig], Any]
 
 
 class Background:
-    """Synthesises configurations one after the other; `cost` waits for one, ahead of the rest.
+    """Does tasks in children, first come, first served; `result` waits for one, ahead of the rest.
 
     Args:
-        command: the child; reads one configuration as JSON a line, answers with one line each.
+        command: a child; reads one task as JSON a line, answers with one line each, and says when
+            it is ready with a first line.
+        children: how many of them. All but the first start when the first one is ready: what it
+            prepares (compiling Yosys) is then there for all.
     """
 
-    def __init__(self, command: list[str]) -> None:
-        """Start the child in a process group of its own: Ctrl-C is for the parent alone.
-
-        Not in a session of its own: Linux shares the cores evenly between sessions, whatever
-        their priorities, and the child must yield to training.
-        """
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
+    def __init__(self, command: list[str], children: int = 1) -> None:
+        """Start the first child."""
+        self._command = command
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[str, AcceleratorConfig] = OrderedDict()
-        self._futures: dict[str, Future[dict[str, Any]]] = {}
+        self._waiting: OrderedDict[tuple[str, str], AcceleratorConfig] = OrderedDict()
+        self._futures: dict[tuple[str, str], Future[Any]] = {}
+        self._processes: list[subprocess.Popen[str]] = []
+        self._ready = threading.Event()
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(number,), daemon=True)
+            for number in range(children)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, config: AcceleratorConfig) -> None:
-        """Put a configuration at the end of the queue, unless it is already known."""
+    def submit(self, task: str, config: AcceleratorConfig) -> None:
+        """Put a task at the end of the queue, unless it is already known."""
+        key = task, config.config_hash()
         with self._changed:
-            if config.config_hash() not in self._futures:
-                self._futures[config.config_hash()] = Future()
-                self._waiting[config.config_hash()] = config
+            if key not in self._futures:
+                self._futures[key] = Future()
+                self._waiting[key] = config
                 self._changed.notify()
 
-    def cost(self, config: AcceleratorConfig) -> dict[str, Any]:
-        """Return the cost of a configuration, next in the queue if it has not begun.
+    def result(self, task: str, config: AcceleratorConfig) -> Any:
+        """Return what a task gave; it is next in the queue if it has not begun.
 
         Raises:
-            RuntimeError: synthesis failed; the message is the child's.
+            RuntimeError: the task failed; the message is the child's.
         """
-        self.submit(config)
+        self.submit(task, config)
+        key = task, config.config_hash()
         with self._changed:
-            if config.config_hash() in self._waiting:
-                self._waiting.move_to_end(config.config_hash(), last=False)
-        return self._futures[config.config_hash()].result()
+            if key in self._waiting:
+                self._waiting.move_to_end(key, last=False)
+        return self._futures[key].result()
 
     def close(self) -> None:
-        """End the child and all that it started."""
+        """End the children and all that they started."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        if self._process.stdin:
-            self._process.stdin.close()  # the child ends its group
-        self._process.wait()
-        self._thread.join()
+            self._changed.notify_all()
+            processes = list(self._processes)
+        self._ready.set()
+        for process in processes:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it is dead already
+                process.stdin.close()  # the child ends its group
+        for process in processes:
+            process.wait()
+        for thread in self._threads:
+            thread.join()
 
     def __enter__(self) -> Background:
         """Return itself."""
@@ -97,8 +105,34 @@ class Background:
         """Close."""
         self.close()
 
-    def _serve(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
+    def _start(self) -> subprocess.Popen[str] | None:
+        """Start a child in a process group of its own: Ctrl-C is for the parent alone.
+
+        Not in a session of its own: Linux shares the cores evenly between sessions, whatever
+        their priorities, and the child must yield to training.
+        """
+        with self._changed:
+            if self._closed:
+                return None
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                process_group=0,
+            )
+            self._processes.append(process)
+            return process
+
+    def _serve(self, number: int) -> None:
+        if number:
+            self._ready.wait()
+        process = self._start()
+        if process is None:
+            return
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        self._ready.set()
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
@@ -107,20 +141,21 @@ class Background:
                     return
                 key, config = self._waiting.popitem(last=False)
             try:
-                self._process.stdin.write(json.dumps(config.to_json()) + "\n")
-                self._process.stdin.flush()
-                answer = json.loads(self._process.stdout.readline() or "{}")
+                request = {"task": key[0], "config": config.to_json()}
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()
+                answer = json.loads(process.stdout.readline() or "{}")
             except (OSError, ValueError) as error:
-                answer = {"error": f"the synthesis process ended: {error}"}
-            if "cost" in answer:
-                self._futures[key].set_result(answer["cost"])
+                answer = {"error": f"the background process ended: {error}"}
+            if "value" in answer:
+                self._futures[key].set_result(answer["value"])
             else:
-                text = answer.get("error", "the synthesis process ended")
+                text = answer.get("error", "the background process ended")
                 self._futures[key].set_exception(RuntimeError(text))
 
 
-def serve(synthesize: Synthesize) -> None:
-    """Answer configurations from standard input until it ends, then end the whole group.
+def serve(tasks: Mapping[str, Task]) -> None:
+    """Answer tasks from standard input until it ends, then end the whole process group.
 
     Standard input also ends when the parent is killed, so nothing is left running.
     """
@@ -134,33 +169,49 @@ def serve(synthesize: Synthesize) -> None:
                 arrived.notify()
         os.killpg(0, signal.SIGKILL)
 
+    print("ready", flush=True)
     threading.Thread(target=read, daemon=True).start()
     while True:
         with arrived:
             while not requests:
                 arrived.wait()
-            line = requests.pop(0)
+            request = json.loads(requests.pop(0))
         try:
-            answer: dict[str, Any] = {"cost": synthesize(AcceleratorConfig(**json.loads(line)))}
+            value = tasks[request["task"]](AcceleratorConfig(**request["config"]))
+            answer = {"value": value}
         except Exception as error:  # reported to the parent, which raises it where it is waited for
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
 
 
-def command(*, family: str, cache: Path, jobs: int) -> list[str]:
-    """Return the child's command line for `Background`."""
-    return [sys.executable, "-m", "dse.background", family, str(cache), str(jobs)]
+def command(*, family: str, modules: Path, simulators: Path) -> list[str]:
+    """Return a child's command line for `Background`: tasks synthesis, verilog and simulator.
+
+    Args:
+        family: of synthesis.
+        modules: cache of `hdl.synth`.
+        simulators: cache of `sim.build`.
+    """
+    return [sys.executable, "-m", "dse.background", family, str(modules), str(simulators)]
 
 
-if __name__ == "__main__":
+def main(family: str, modules: Path, simulators: Path) -> None:
+    """Run a child."""
     from hdl import yosys
+    from hdl.gen import generate
     from hdl.synth import synthesize
+    from sim.build import build_simulator
 
-    _family, _cache, _jobs = sys.argv[1:]
     os.nice(15)
     yosys.compile_once()
     serve(
-        lambda config: asdict(
-            synthesize(config, family=_family, cache=Path(_cache), jobs=int(_jobs))
-        )
+        {
+            "synthesis": lambda config: asdict(synthesize(config, family=family, cache=modules)),
+            "verilog": generate,
+            "simulator": lambda config: str(build_simulator(config, simulators)),
+        }
     )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

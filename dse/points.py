@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from dse.bench import Bench, Loaded, codes, key, network
 from dse.evaluation import Point
 from dse.records import PointRecord, TrialRecord
-from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection
+from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection, simulators
 from dse.store import Result
 from faultinj.campaign import run_campaign
 from faultinj.lowering import lower
@@ -146,6 +147,10 @@ def _verification(
 ) -> Result:
     def compute(folder: Path) -> dict[str, Any]:
         images, _ = codes(bench, loaded, "test", CAMPAIGN_IMAGES)
+        for background in bench.helper:
+            # Should it fail, `verify` builds again and says why.
+            with contextlib.suppress(RuntimeError):
+                background.result("simulator", config)
         return verify(
             loaded.network,
             config,
@@ -154,7 +159,7 @@ def _verification(
             fault_count=VERIFY_FAULTS,
             seed=bench.settings.seed,
             budget_s=VERIFY_SECONDS,
-            cache=bench.store.root / "simulators",
+            cache=simulators(bench.store),
             progress=bench.progress,
         ).to_json()
 
@@ -170,7 +175,8 @@ def _verification(
 
 def _verilog(bench: Bench, config: AcceleratorConfig) -> Result:
     def compute(folder: Path) -> dict[str, Any]:
-        text = generate(config)
+        background = bench.helper[0] if bench.helper else None
+        text = background.result("verilog", config) if background else generate(config)
         write_text(folder / "accelerator.v", text)
         return {"lines": text.count("\n")}
 

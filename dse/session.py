@@ -112,7 +112,10 @@ class Session:
         verified = {"best": order[:1], "all": order, "none": []}[self.settings.verify]
         analysed = self._analysed(on_front, order)
         points: list[PointRecord] = []
-        for trial in on_front:
+        by_number = {trial.number: trial.design for trial in on_front}
+        self.stages.ahead_of_points([*by_number.values()], [by_number[n] for n in verified])
+        # Simulated points last: their simulators are built meanwhile.
+        for trial in sorted(on_front, key=lambda trial: (trial.number in verified, trial.number)):
             folder = Path("points") / f"{trial.number:03d}-{trial.design.label().replace(' ', '-')}"
             point = self.stages.point(
                 trial,
@@ -125,8 +128,8 @@ class Session:
             self._use(point.results)
             points.append(point.record)
             if any(not result.cached for result in point.results):
-                self._write(tuple(points))
-        return self._write(tuple(points))
+                self._write(_in_order(points))
+        return self._write(_in_order(points))
 
     def _by_interest(self, trials: tuple[TrialRecord, ...]) -> list[int]:
         """Return the numbers of the front, the chosen one first."""
@@ -180,6 +183,10 @@ class Session:
             seconds=round(seconds, 1),
             notes=self.stages.notes,
         )
+
+
+def _in_order(points: list[PointRecord]) -> tuple[PointRecord, ...]:
+    return tuple(sorted(points, key=lambda point: point.number))
 
 
 def disagreements(record: RunRecord) -> list[str]:

@@ -76,6 +76,7 @@ def open_stages(settings: Settings, store: Store, progress: Progress) -> Stages:
         versions={"python": python_version()} | {name: version(name) for name in _VERSIONED},
         notes=NOTES,
         ahead=lambda designs: ahead(bench, designs),
+        ahead_of_points=lambda *arguments: ahead_of_points(bench, *arguments),
         model=lambda: describe_model(bench),
         rate=lambda: fault_rate(bench),
         evaluate=lambda design, rate: evaluate(bench, design, rate),
@@ -88,24 +89,39 @@ def ahead(bench: Bench, designs: Sequence[Design]) -> Iterator[None]:
     """Synthesise `designs` in the background, where there is a second core for it."""
     todo = [design.config(bench.max_k) for design in designs]
     todo = [c for c in todo if bench.store.find("synthesis", synthesis_inputs(bench, c)) is None]
-    if bench.settings.jobs < 2 or not todo:
+    settings = bench.settings
+    if settings.jobs < 2 or not todo:
         yield
         return
-    settings = bench.settings
-    line = command(family=settings.family, cache=hdl_cache(bench), jobs=settings.jobs)
-    with Background(line) as background:
+    line = command(
+        family=settings.family, modules=hdl_cache(bench), simulators=simulators(bench.store)
+    )
+    with Background(line, children=settings.jobs) as background:
         bench.helper.append(background)
         try:
             for config in todo:
-                background.submit(config)
+                background.submit("synthesis", config)
             yield
         finally:
             bench.helper.clear()
 
 
+def ahead_of_points(bench: Bench, designs: Sequence[Design], simulated: Sequence[Design]) -> None:
+    """Start on what points need besides campaigns, in the background where there is one."""
+    for background in bench.helper:
+        for task, some in (("simulator", simulated), ("verilog", designs)):
+            for design in some:
+                background.submit(task, design.config(bench.max_k))
+
+
 def hdl_cache(bench: Bench) -> Path:
     """Return where `hdl.synth` keeps the results of single modules."""
     return bench.store.root / "modules"
+
+
+def simulators(store: Store) -> Path:
+    """Return where `sim.build` keeps its simulators."""
+    return store.root / "simulators"
 
 
 def protection(bench: Bench, loaded: Loaded, kind: str) -> tuple[Protection, tuple[Result, ...]]:
@@ -251,7 +267,7 @@ def synthesis(bench: Bench, config: AcceleratorConfig) -> Result:
         if bench.helper:
             size = f"{config.rows}x{config.cols}"
             with bench.progress.task(f"synthesis {size}", 1) as advance:
-                cost = bench.helper[0].cost(config)
+                cost: dict[str, Any] = bench.helper[0].result("synthesis", config)
                 advance(1)
             return cost
         return asdict(

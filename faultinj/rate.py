@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from trilat.progress import NoProgress, Progress
 _LANES = 8
 _BATCH = 64
 _MAX_RATE = 0.5
+# Fault maps kept for the next design, and the expected flips up to which they are: 256 MiB.
+_KEPT_MAPS, _KEPT_FLIPS = 2048, 1 << 15
 # Calibration starts at 2**-10: networks tend to lose their first points between 1e-4 and 1e-1.
 _FIRST_EXPONENT = -10.0
 
@@ -174,12 +177,17 @@ def calibrate_rate(
 
 
 def fault_map(seed: int, repetition: int, image: int, cells: int, rate: float) -> np.ndarray:
-    """Return the faulty cells of one image's memory, each with chance `rate`, int64.
+    """Return the faulty cells of one image's memory, each with chance `rate`, int32, read-only.
 
     Each cell has one uniform u; it is faulty iff u <= rate. The u's are drawn in ascending order
     (the smallest of n, then the smallest of the rest, ...), each with its cell, so that the map of
     a higher rate goes on where that of a lower one ends, and its cost is that of the flips alone.
     """
+    small = cells * rate <= _KEPT_FLIPS
+    return (_kept_map if small else _draw_map)(seed, repetition, image, cells, rate)
+
+
+def _draw_map(seed: int, repetition: int, image: int, cells: int, rate: float) -> np.ndarray:
     threshold = -math.log1p(-rate)
     draws = int(cells * rate + 6 * math.sqrt(cells * rate)) + 8
     while True:
@@ -195,8 +203,14 @@ def fault_map(seed: int, repetition: int, image: int, cells: int, rate: float) -
         waits = -np.log1p(-pairs[kept, 1]) / (cells - np.arange(len(kept)))
         times = np.cumsum(waits)
         if times[-1] > threshold or len(kept) == cells:
-            return place[kept[times <= threshold]]
+            chosen = place[kept[times <= threshold]].astype(np.int32)
+            chosen.setflags(write=False)
+            return chosen
         draws *= 2
+
+
+# The designs of a search meet the same maps one after the other.
+_kept_map = functools.lru_cache(maxsize=_KEPT_MAPS)(_draw_map)
 
 
 def _check(codes: Tensor, rate: float, repetitions: int) -> None:
@@ -261,7 +275,7 @@ def _draw(
         for run, image in zip(runs, images, strict=True)
     ]
     place = np.repeat(np.arange(len(maps)), [len(m) for m in maps])
-    cell = np.concatenate(maps)
+    cell = np.concatenate(maps).astype(np.int64)
     flips = np.stack([place, cell // _LANES, cell % _LANES])
     return flips[:, flips[2] < storage.bits]
 

@@ -127,7 +127,8 @@ def _gather(
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
     buses: dict[str, dict[int, Any]] = {}
     for pin, bits in pins.items():
-        name, number = re.fullmatch(r"(\w*?[A-Za-z])(\d*)", pin).groups()  # type: ignore[union-attr]
+        name = pin.rstrip("0123456789")
+        number = pin[len(name) :]
         buses.setdefault(name, {})[int(number or 0)] = (bits[0], directions[pin])
     gathered = {
         name: [bits[i][0] if i in bits else "x" for i in range(max(bits) + 1)]
@@ -212,10 +213,15 @@ def analyse(
             copy = copies[name, source] = f"trilat_sta_{len(copies)}"
             keep = " ".join(f"{copy}/w:{pin} %d" for pin in kept)
             script += [f"copy {name} {copy}", f"delete -port {copy}/i:* {keep}"]
-            script += [f"tee -o {copy}.txt sta {copy}"]
-    script += ["select trilat_sta_*", "write_json -selected arrivals.json"]
-    log = yosys.run(script, folder, "sta")
-    _require_arcs(log, silent)
+            script += [f"tee -q -o {copy}.txt sta {copy}"]
+    script += [
+        # Arrivals are attributes of wires, of which those of the output ports are wanted.
+        "delete trilat_sta_*/c:*",
+        "delete trilat_sta_*/w:* trilat_sta_*/x:* %d",
+        "select trilat_sta_*",
+        "write_json -selected arrivals.json",
+    ]
+    _require_arcs(yosys.run(script, folder, "sta"), silent)
     timed = json.loads((folder / "arrivals.json").read_text(encoding="utf-8"))["modules"]
 
     result = {}
@@ -229,7 +235,9 @@ def analyse(
         for (owner, source), copy in copies.items():
             if owner != name:
                 continue
-            latest = _latest((folder / f"{copy}.txt").read_text(encoding="utf-8"))
+            report = (folder / f"{copy}.txt").read_text(encoding="utf-8")
+            _require_arcs(report, silent)
+            latest = _latest(report)
             worst = max(worst, latest, key=lambda candidate: candidate[0])
             reached = _arrivals(timed[copy]["netnames"], outputs)
             if source == "":
@@ -347,8 +355,8 @@ def _arrivals(netnames: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, 
     return reached
 
 
-def _require_arcs(log: str, silent: Collection[str]) -> None:
-    for line in log.splitlines():
+def _require_arcs(report: str, silent: Collection[str]) -> None:
+    for line in report.splitlines():
         bare = re.search(r"Module '(.*)' has no timing arcs", line)
         if bare and bare[1].split("\\")[-1] not in silent:
             raise yosys.YosysError(f"no timing is known for cell {bare[1]}: {line}")

@@ -8,11 +8,14 @@ a VGG11 train two to eight times faster. Large images are faster channels-last, 
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Pair = tuple[int, int]
 
@@ -35,6 +38,33 @@ def conv2d(
         layout = torch.channels_last
     x = x.contiguous(memory_format=layout)
     return _Convolution.apply(x, weight, bias, stride, padding, dilation, groups)
+
+
+@contextlib.contextmanager
+def fast_convolutions(module: nn.Module) -> Iterator[None]:
+    """Let the convolutions of a module on the CPU compute by `conv2d` within the context."""
+    changed = [
+        layer
+        for layer in module.modules()
+        if type(layer) is nn.Conv2d
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and layer.weight.device.type == "cpu"
+        and "forward" not in vars(layer)
+    ]
+    for layer in changed:
+        layer.forward = functools.partial(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    geometry = (layer.stride, layer.padding, layer.dilation)
+    stride, padding, dilation = (cast(Pair, pair) for pair in geometry)
+    return conv2d(x, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
 
 
 class _Convolution(torch.autograd.Function):

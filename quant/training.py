@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from quant.convolution import fast_convolutions
 from quant.data import DataSet, Split, to_input
 from quant.models import ModelSpec, seeded
 from trilat.errors import InputError
@@ -85,6 +86,7 @@ def train_float(
     history = []
     with (
         seeded(seed),
+        fast_convolutions(module),
         progress.task(f"train {spec.name}", epochs * len(data.train)) as advance,
         torch.backends.cudnn.flags(deterministic=True, benchmark=False),
     ):

@@ -23,7 +23,7 @@ def synthesize(config):
         subprocess.run(["sleep", "1000"])
     time.sleep(0.2)
     return {"lut": config.rows, "order": next(order)}
-serve(synthesize)
+serve({"synthesis": synthesize, "name": lambda config: config.cols})
 """
 COMMAND = [sys.executable, "-c", CHILD]
 
@@ -31,24 +31,38 @@ COMMAND = [sys.executable, "-c", CHILD]
 def test_costs_come_back_and_what_is_waited_for_goes_first():
     with Background(COMMAND) as background:
         for rows in range(1, 6):
-            background.submit(AcceleratorConfig(rows=rows))
-        last = background.cost(AcceleratorConfig(rows=5))
+            background.submit("synthesis", AcceleratorConfig(rows=rows))
+        last = background.result("synthesis", AcceleratorConfig(rows=5))
         assert last["lut"] == 5 and last["order"] <= 1
-        assert background.cost(AcceleratorConfig(rows=4))["order"] <= 3
-        assert background.cost(AcceleratorConfig(rows=5)) == last  # not synthesised again
+        assert background.result("synthesis", AcceleratorConfig(rows=4))["order"] <= 3
+        assert (
+            background.result("synthesis", AcceleratorConfig(rows=5)) == last
+        )  # not synthesised again
 
 
 def test_a_failure_is_raised_where_it_is_waited_for():
     with Background(COMMAND) as background:
         with pytest.raises(RuntimeError, match="ValueError: no such cell"):
-            background.cost(AcceleratorConfig(cols=13))
-        assert background.cost(AcceleratorConfig(cols=2))["lut"] == 16
+            background.result("synthesis", AcceleratorConfig(cols=13))
+        assert background.result("synthesis", AcceleratorConfig(cols=2))["lut"] == 16
+
+
+def test_several_children_share_the_tasks():
+    with Background(COMMAND, children=3) as background:
+        for rows in range(1, 7):
+            background.submit("synthesis", AcceleratorConfig(rows=rows))
+        orders = [
+            background.result("synthesis", AcceleratorConfig(rows=rows))["order"]
+            for rows in range(1, 7)
+        ]
+        assert orders.count(0) >= 2  # each child counts its own
+        assert background.result("name", AcceleratorConfig(rows=1, cols=5)) == 5
 
 
 def test_a_dead_child_is_told():
     background = Background([sys.executable, "-c", "pass"])
     with pytest.raises(RuntimeError, match="ended"):
-        background.cost(AcceleratorConfig())
+        background.result("synthesis", AcceleratorConfig())
     background.close()
 
 
@@ -70,7 +84,7 @@ def test_nothing_is_left_running_when_the_parent_is_killed():
 from dse.background import Background
 from hdl.config import AcceleratorConfig
 background = Background({COMMAND!r})
-background.submit(AcceleratorConfig(cols=14))
+background.submit("synthesis", AcceleratorConfig(cols=14))
 print("started", flush=True)
 import time; time.sleep(1000.5)
 """
