@@ -195,6 +195,18 @@ def command(*, family: str, modules: Path, simulators: Path) -> list[str]:
     return [sys.executable, "-m", "dse.background", family, str(modules), str(simulators)]
 
 
+def _yield_to_others() -> None:
+    """Run, with all children, only where a core is free.
+
+    `nice` is not enough: while a niced process uses up its slice, one of training's threads waits
+    for a core and all others for that thread.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+
+
 def main(family: str, modules: Path, simulators: Path) -> None:
     """Run a child."""
     from hdl import yosys
@@ -202,7 +214,7 @@ def main(family: str, modules: Path, simulators: Path) -> None:
     from hdl.synth import synthesize
     from sim.build import build_simulator
 
-    os.nice(15)
+    _yield_to_others()
     yosys.compile_once()
     serve(
         {
