@@ -1,214 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The top: streams, front, skews, columns, deskew, lanes, drain, output buffer, counters."""
+"""The top: the core."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Const, Module
+from amaranth.lib.wiring import Out
 
-from hdl.array import ActivationSkew, Column, Deskew, WeightSkew
 from hdl.config import AcceleratorConfig
-from hdl.drain import Drain
-from hdl.front import Front
-from hdl.lane import Lane
+from hdl.core import Core, stream_ports
 from hdl.module import Part, place
-from hdl.output import OutputBuffer
-from hdl.protection import ViolationCounter
 
 TOP = "trilat_accelerator"
 
 
-def byte_padded(bits: int) -> int:
-    """Return the width of a stream's tdata that carries `bits` bits."""
-    return -(-bits // 8) * 8
-
-
 class Accelerator(Part):
-    """The accelerator with its four streams, as docs/architecture.md describes it.
-
-    ``s_axis_*_tlast`` is not looked at: the parameters say how many beats come. The counters
-    `violations_in` and `violations_out` exist where the protection unit checks.
-    """
+    """The core behind the ports that a system connects to."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
-        self.front = Front(config)
-        self.activation_skew = ActivationSkew(config)
-        self.weight_skew = WeightSkew(config)
-        self.column = Column(config)
-        self.drain = Drain(config)
-        self.lane = Lane(config)
-        self.output = OutputBuffer(config)
-        parts: list[Part] = [self.front, self.activation_skew, self.weight_skew, self.column]
-        if config.cols > 1:
-            self.deskew = Deskew(config)
-            parts.append(self.deskew)
-        parts += [self.drain, self.lane, self.output]
-        widths = set()
-        widths |= {config.rows} if config.checks_input else set()
-        widths |= {config.cols} if config.checks_output else set()
-        self.counters = {width: ViolationCounter(width=width) for width in sorted(widths)}
-        parts += self.counters.values()
-        streams = {
-            "s_axis_param": 32,
-            "s_axis_weight": config.cols * config.weight_bits,
-            "s_axis_act": config.rows * config.act_bits,
-            "m_axis_out": config.cols * config.act_bits,
-        }
-        ports = {}
-        for name, width in streams.items():
-            forward, back = (In, Out) if name.startswith("s_") else (Out, In)
-            ports[f"{name}_tdata"] = forward(byte_padded(width))
-            ports[f"{name}_tvalid"] = forward(1)
-            ports[f"{name}_tready"] = back(1)
-            ports[f"{name}_tlast"] = forward(1)
-        if config.checks_input:
-            ports["violations_in"] = Out(32)
-        if config.checks_output:
-            ports["violations_out"] = Out(32)
-        super().__init__(TOP, ports, has_reset=True, parts=tuple(parts))
+        self.core = Core(config)
+        self.counters = [n for n in self.core.signature.members if n.startswith("violations_")]
+        ports = stream_ports(config) | {name: Out(32) for name in self.counters}
+        super().__init__(TOP, ports, has_reset=True, parts=(self.core,))
 
     def elaborate(self, platform: object) -> Module:
-        """Connect the parts."""
+        """Connect the core."""
         m = self.new_module()
-        config = self.config
-        # Two signals run against the flow of data.
-        params_taken, advance = Signal(name="params_taken"), Signal(name="advance")
-
-        front = place(
-            self,
-            m,
-            "front",
-            self.front,
-            s_axis_param_tdata=self.s_axis_param_tdata,
-            s_axis_param_tvalid=self.s_axis_param_tvalid,
-            s_axis_weight_tdata=self.s_axis_weight_tdata[: config.cols * config.weight_bits],
-            s_axis_weight_tvalid=self.s_axis_weight_tvalid,
-            s_axis_act_tvalid=self.s_axis_act_tvalid,
-            params_taken=params_taken,
-            s_axis_param_tready=self.s_axis_param_tready,
-            s_axis_weight_tready=self.s_axis_weight_tready,
-            s_axis_act_tready=self.s_axis_act_tready,
-        )
-        psums = self._array(m, front)
-        drain = place(
-            self,
-            m,
-            "drain",
-            self.drain,
-            advance=advance,
-            params_taken=params_taken,
-            **{k: v for k, v in front.items() if k in self.drain.signature.members},
-        )
-        codes, violated = self._lanes(m, front, drain, psums, advance)
-        # The stream's own port, where no padding to whole bytes is needed.
-        exact = len(codes) == len(self.m_axis_out_tdata)
-        output = place(
-            self,
-            m,
-            "output_buffer",
-            self.output,
-            code=codes,
-            code_valid=drain["code_valid"],
-            code_last=drain["code_last"],
-            advance=advance,
-            m_axis_out_tlast=self.m_axis_out_tlast,
-            m_axis_out_tvalid=self.m_axis_out_tvalid,
-            m_axis_out_tready=self.m_axis_out_tready,
-            **({"m_axis_out_tdata": self.m_axis_out_tdata} if exact else {}),
-        )
-        if not exact:
-            m.d.comb += self.m_axis_out_tdata.eq(output["m_axis_out_tdata"])
-        if config.checks_output:
-            place(
-                self,
-                m,
-                "counter_out",
-                self.counters[config.cols],
-                enable=drain["code_valid"] & advance,
-                violated=violated,
-                total=self.violations_out,
-            )
+        shared = self.core.signature.members.keys() & self.signature.members.keys()
+        outside = {name: getattr(self, name) for name in shared - {"aclk", "aresetn"}}
+        if self.counters:
+            outside["clear_counters"] = Const(0)
+        place(self, m, "core", self.core, **outside)
         return m
-
-    def _array(self, m: Module, front: dict[str, Signal]) -> Value:
-        """Place skews, columns and deskew; return the aligned sums of all columns."""
-        config = self.config
-        check = {}
-        if config.checks_input:
-            check = {
-                "signed_in": front["tile_signed"],
-                "bound_lo": front["bound_lo"],
-                "bound_hi": front["bound_hi"],
-            }
-        skew = place(
-            self,
-            m,
-            "skew",
-            self.activation_skew,
-            acts=self.s_axis_act_tdata[: config.rows * config.act_bits],
-            **check,
-        )
-        if config.checks_input:
-            place(
-                self,
-                m,
-                "counter_in",
-                self.counters[config.rows],
-                enable=front["beat_valid"],
-                violated=skew["violated"],
-                total=self.violations_in,
-            )
-        weights = place(self, m, "weight_skew", self.weight_skew, weights=front["weights"])
-        left = {
-            "act": skew["act"],
-            "load": front["load"],
-            "act_signed": front["beat_signed"],
-            "swap": front["beat_swap"],
-        }
-        psums = []
-        for col in range(config.cols):
-            left = place(
-                self,
-                m,
-                f"col_{col}",
-                self.column,
-                act_in=left["act"],
-                load_in=left["load"],
-                signed_in=left["act_signed"],
-                swap_in=left["swap"],
-                weight_in=weights["weight"].word_select(col, config.weight_bits),
-            )
-            psums.append(left["psum"])
-        if config.cols == 1:
-            return psums[0]
-        return place(self, m, "deskew", self.deskew, psums=Cat(psums))["psum"]
-
-    def _lanes(
-        self,
-        m: Module,
-        front: dict[str, Signal],
-        drain: dict[str, Signal],
-        psums: Value,
-        advance: Signal,
-    ) -> tuple[Value, Value]:
-        """Place the lanes; return the codes and violations of all columns."""
-        config = self.config
-        common = {k: v for k, v in drain.items() if k in self.lane.signature.members}
-        lanes = [
-            place(
-                self,
-                m,
-                f"lane_{col}",
-                self.lane,
-                psum=psums.word_select(col, len(psums) // config.cols),
-                param_word=front["param_word"],
-                write_bias=front["write_bias"][col],
-                write_limits=front["write_limits"][col],
-                advance=advance,
-                **common,
-            )
-            for col in range(config.cols)
-        ]
-        violated = Cat(lane["violated"] for lane in lanes) if config.checks_output else Const(0)
-        return Cat(lane["code"] for lane in lanes), violated

@@ -29,7 +29,8 @@ write_verilog -norename -noattr
 
 
 def generate(config: AcceleratorConfig) -> str:
-    """Return the Verilog of `config`: one file, top module ``trilat_accelerator``.
+    """Return the Verilog of `config`: one file, top module ``trilat_accelerator``, which is
+    ``trilat_core`` behind its system interface.
 
     The same configuration and version of trilat give the same bytes.
     """

@@ -44,13 +44,13 @@ def check_code(
 class ViolationCounter(Part):
     """Count the set bits of `violated` while `enable` is high, 32 bits, wrapping.
 
-    `total` shows a beat two cycles after it was presented.
+    `total` shows a beat two cycles after it was presented; `clear` sets it to zero.
     """
 
     def __init__(self, *, width: int) -> None:
         super().__init__(
             f"trilat_violation_counter_{width}",
-            {"enable": In(1), "violated": In(width), "total": Out(32)},
+            {"enable": In(1), "violated": In(width), "clear": In(1), "total": Out(32)},
             has_reset=True,
         )
 
@@ -69,4 +69,6 @@ class ViolationCounter(Part):
             sums = pairs + sums[2 * len(pairs) :]
         count = Signal(len(sums[0]))
         m.d.sync += [count.eq(Mux(self.enable, sums[0], 0)), self.total.eq(self.total + count)]
+        with m.If(self.clear):
+            m.d.sync += self.total.eq(0)
         return m

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hdl.config import AcceleratorConfig
 from trilat.errors import InputError, unknown_name
 
+# The module that all paths start from; it is the instance `core` of the top module.
+CORE = "trilat_core"
+
 REGISTER_CLASSES = (
     "pe_activation",
     "product",
@@ -29,7 +32,7 @@ _PE_REGISTERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterSlice:
-    """Bits of a Verilog variable below the top module.
+    """Bits of a Verilog variable below the module `CORE`.
 
     Attributes:
         path: hierarchical name, e.g. ``"col_3.pe_5.act"``.
@@ -88,5 +91,5 @@ def register_slice(
 
 
 def register_path(config: AcceleratorConfig, register_class: str, row: int, col: int) -> str:
-    """Return the hierarchical name of `register_slice` below the top module."""
+    """Return the hierarchical name of `register_slice` below `CORE`."""
     return register_slice(config, register_class, row, col).path

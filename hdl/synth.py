@@ -23,12 +23,15 @@ from hdl.gen import generate
 from hdl.gen import main_parser as generator_parser
 from hdl.mapping import MappedModule, map_modules
 from hdl.netlist_check import MismatchError
+from hdl.registers import CORE
 from hdl.timing import Timing
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
 from trilat.progress import NoProgress, Progress, TerminalProgress
 
 TOP = "trilat_accelerator"
+# What can be costed: the emitted top, or the core without its system interface.
+TOPS = {"accelerator": TOP, "core": CORE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,7 @@ def synthesize(
     cache: Path,
     jobs: int = 1,
     progress: Progress | None = None,
+    top: str = TOP,
 ) -> Cost:
     """Map an accelerator as emitted, module by module, and add up its resources.
 
@@ -129,6 +133,7 @@ def synthesize(
         cache: folder of the mapped modules; what is there is not computed again.
         jobs: Yosys processes at a time.
         progress: where to report.
+        top: module to cost with all below it: `TOP`, or `CORE` for the streams and array alone.
 
     Returns:
         The totals, the longest path and a table by module.
@@ -143,7 +148,7 @@ def synthesize(
     start = time.monotonic()
     verilog = generate(config)
     title = f"synthesis {config.rows}x{config.cols} {family}"
-    return _map_and_add(verilog, FAMILIES[family], cache, jobs, progress, title, start)
+    return _map_and_add(verilog, FAMILIES[family], cache, jobs, progress, title, start, top)
 
 
 def _map_and_add(
@@ -154,11 +159,12 @@ def _map_and_add(
     progress: Progress | None,
     title: str,
     start: float,
+    top: str,
 ) -> Cost:
     total = sum(line.startswith("module ") for line in verilog.splitlines())
     with (progress or NoProgress()).task(title, total) as advance:
         mapped = map_modules(verilog, family, cache=cache, jobs=jobs, advance=advance)
-    return compose(mapped, family, top=TOP, seconds=time.monotonic() - start)
+    return compose(mapped, family, top=top, seconds=time.monotonic() - start)
 
 
 def compose(
@@ -167,7 +173,10 @@ def compose(
     """Add up mapped modules by their instance counts below `top`."""
     counts = Counter({top: 1})
     # Parents before children: a module counts once all that instantiate it are counted.
-    waiting = Counter(child for module in mapped.values() for child in module.children)
+    inside = [top]
+    for name in inside:
+        inside += [child for child in mapped[name].children if child not in inside]
+    waiting = Counter(child for name in inside for child in mapped[name].children)
     ready = [top]
     for name in ready:
         for child, n in mapped[name].children.items():
@@ -175,7 +184,7 @@ def compose(
             waiting[child] -= 1
             if waiting[child] == 0:
                 ready.append(child)
-    modules = tuple(_module_cost(mapped[name], counts[name], family) for name in sorted(mapped))
+    modules = tuple(_module_cost(mapped[name], counts[name], family) for name in sorted(ready))
     longest = max(modules, key=lambda module: module.delay_ns)
 
     def total(field: str) -> Any:
@@ -289,6 +298,12 @@ def main_parser() -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help="show this help and exit")
     default = Path(os.environ.get("TRILAT_CACHE", Path.home() / ".cache" / "trilat")) / "hdl"
     parser.add_argument("--family", default="xc7", help=f"FPGA family: {', '.join(FAMILIES)}")
+    parser.add_argument(
+        "--top",
+        choices=sorted(TOPS),
+        default="accelerator",
+        help="what to cost: the whole, or its core without AXI4-Lite and performance counters",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument(
         "--cache", type=Path, default=default, metavar="DIR", help="where mapped modules are kept"
@@ -315,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cache=arguments.cache,
                 jobs=arguments.jobs,
                 progress=TerminalProgress(),
+                top=TOPS[arguments.top],
             )
             if arguments.json is not None:
                 write_json(arguments.json, cost.to_json())

@@ -19,6 +19,7 @@ import cocotb_tools.config
 
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.registers import CORE
 from trilat import verilator
 from trilat.files import content_hash, write_text
 
@@ -70,7 +71,7 @@ def build(
     folder: Path,
     *,
     registers: Sequence[tuple[str, str]] = (),
-    top: str = "trilat_accelerator",
+    top: str = CORE,
     jobs: int = 1,
 ) -> Path:
     """Return the simulator of `verilog` in its harness, from `folder` if it is there.
@@ -83,7 +84,7 @@ def build(
         verilog: text of all modules.
         folder: cache of finished simulators.
         registers: (module, variable) names, `*` allowed, that faults can be written to.
-        top: name of the accelerator's top module.
+        top: module that the harness instantiates: the core, whose registers `hdl.registers` names.
         jobs: parallel compiler processes.
 
     Raises:
@@ -96,6 +97,7 @@ def build(
     )
     arguments = (
         "--vpi", "--no-timing", "-O3", "--x-assign", "fast", f"+define+DUT={top}",
+        *(["+define+CHECKS"] if config.protect != "none" else []),
         *(["+define+CHECKS_INPUT"] if config.checks_input else []),
         *(["+define+CHECKS_OUTPUT"] if config.checks_output else []),
         f"-GWEIGHT_BYTES={stream_bytes(config.cols, config.weight_bits)}",

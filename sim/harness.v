@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plays stimulus files into the four AXI streams of the accelerator and records what comes out.
+// Plays stimulus files into the four AXI streams of the accelerator's core and records what comes out.
 //
 // Every beat is moved here and not in Python, which would be some ten times slower. The cocotb
 // testbench (testbench.py) makes clock and reset, writes register faults and is told of events by
@@ -131,11 +131,15 @@ module harness #(
       .s_axis_act_tdata(act_tdata), .s_axis_act_tvalid(act_tvalid),
       .s_axis_act_tready(act_tready), .s_axis_act_tlast(act_tlast),
       .m_axis_out_tdata(out_tdata), .m_axis_out_tvalid(out_tvalid),
+      .params_complete(),
 `ifdef CHECKS_INPUT
       .violations_in(violations_in),
 `endif
 `ifdef CHECKS_OUTPUT
       .violations_out(violations_out),
+`endif
+`ifdef CHECKS
+      .clear_counters(1'b0),
 `endif
       .m_axis_out_tready(out_tready), .m_axis_out_tlast(out_tlast));
 `ifndef CHECKS_INPUT

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hdl.accelerator import byte_padded
+from hdl.core import byte_padded
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.registers import register_slice
@@ -132,6 +132,9 @@ def testbench(
       {n}_wait <= {{16'd0, {n}_beats[0][{width[n]}+:16]}};"""
         for n in SOURCES
     )
+    connect.append(".params_complete()")
+    if config.protect != "none":
+        connect.append(".clear_counters(1'b0)")
     if config.checks_input:
         connect.append(".violations_in(violations_in)")
     if config.checks_output:
@@ -149,7 +152,7 @@ module bench_{number};
   wire [{width["out"] - 1}:0] out_tdata; wire out_tvalid, out_tlast; reg out_tready = 1'b0;
   reg [{width["out"]}:0] held; reg was_held = 1'b0;
 {"".join(declare)}
-  trilat{number}_accelerator dut (.aclk(aclk), .aresetn(aresetn),
+  trilat{number}_core dut (.aclk(aclk), .aresetn(aresetn),
     .m_axis_out_tdata(out_tdata), .m_axis_out_tvalid(out_tvalid), .m_axis_out_tready(out_tready),
     .m_axis_out_tlast(out_tlast), {", ".join(connect)});
   // Only the selected bench has a clock.

@@ -50,7 +50,7 @@ def test_one_module_for_each_psum_width(default: str) -> None:
     assert re.findall(r"trilat_pe_p(\d+) pe_(\d+) \(", column) == [
         (str(config.psum_bits(row)), str(row)) for row in range(16)
     ]
-    top = modules(default)["trilat_accelerator"]
+    top = modules(default)["trilat_core"]
     for name in ("trilat_column col", "trilat_lane lane"):
         assert re.findall(rf"{name}_(\d+) \(", top) == [str(c) for c in range(16)]
 

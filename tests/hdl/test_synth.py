@@ -311,6 +311,9 @@ def test_compose_multiplies_instances_through_the_tree():
         "column": module("column", {"FDRE": 1}, {"pe": 4}, 800),
         "top": module("top", {"RAMB18E1": 1}, {"column": 3, "pe": 1}, 700),
     }
+    inner = compose(mapped, FAMILIES["xc7"], top="column", seconds=0)
+    assert {module.name: module.count for module in inner.modules} == {"column": 1, "pe": 4}
+    assert (inner.lut, inner.dsp, inner.ff, inner.bram36) == (8, 4, 1, 0)
     cost = compose(mapped, FAMILIES["xc7"], top="top", seconds=0)
     assert (cost.lut, cost.dsp, cost.ff, cost.bram36) == (26, 13, 3, 0.5)
     assert cost.lut_equivalent == 26 + 242 * 13 + 190
