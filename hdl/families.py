@@ -19,9 +19,15 @@ class Family:
     Attributes:
         name: as on the command line.
         device: the part whose speed and capacities the figures refer to.
-        synth: Yosys command, in pieces around the mapping of memories.
+        synth: Yosys command, run from label `start`, in pieces around the mapping of memories, up
+            to label `end`.
+        finish: commands behind it.
+        early: commands before it.
         read_cells: Yosys command that reads the cell library.
         cells: files of that library under Yosys's share folder.
+        extra_cells: file of more of them, of which only `extra` are read, as black boxes.
+        own_timing: whether timing comes from trilat's own file alone, not from Yosys's library.
+        models: trilat's simulation models, files in this folder.
         defines: macros of that library.
         lut: primitive -> LUTs it takes; memories in LUTs among them (`lut_memory`).
         ff, dsp, carry: primitives of each kind.
@@ -38,8 +44,15 @@ class Family:
     before_memory: str
     after_memory: str
     start: str
+    end: str = "check"
+    early: tuple[str, ...] = ()
+    finish: tuple[str, ...] = ()
     read_cells: str
     cells: tuple[str, ...]
+    extra_cells: str = ""
+    extra: tuple[str, ...] = ()
+    own_timing: bool = False
+    models: tuple[str, ...] = ()
     defines: str = ""
     lut: dict[str, int]
     ff: str
@@ -60,14 +73,14 @@ class Family:
         The step that maps memories reads large files, so it is left out where there are none.
         """
         if has_memory:
-            steps = [f"{self.synth} -run {self.start}:check"]
+            steps = [f"{self.synth} -run {self.start}:{self.end}"]
         else:
             steps = [
                 f"{self.synth} -run {self.start}:{self.before_memory}",
-                f"{self.synth} -run {self.after_memory}:check",
+                f"{self.synth} -run {self.after_memory}:{self.end}",
             ]
-        early = ["proc -latches error"] if self.name == "ice40" else []
-        return [self.read_cells, f"hierarchy -check -top {top}", *early, *steps]
+        read = [self.read_cells, *(["read_verilog -lib extra_cells.v"] if self.extra else [])]
+        return [*read, f"hierarchy -check -top {top}", *self.early, *steps, *self.finish]
 
     def count(self, kind: str, n: int) -> dict[str, float]:
         """Return what `n` primitives of a kind take, by field of `hdl.synth.Cost`."""
@@ -91,10 +104,14 @@ class Family:
     def prepare(self, folder: Path) -> None:
         """Write into `folder` what the script reads besides the module.
 
-        On xc7 that is Yosys's own definitions for mapping block RAM without its parameters for
+        On Xilinx that is Yosys's own definitions for mapping block RAM without its parameters for
         initial contents: they take ten seconds to expand, and no memory here has contents.
         """
-        if self.name == "xc7":
+        if self.extra:
+            text = (yosys.share() / self.extra_cells).read_text(encoding="utf-8")
+            kept = [_module(name, text) for name in self.extra]
+            (folder / "extra_cells.v").write_text("\n".join(kept), encoding="utf-8")
+        if self.name in ("xc7", "xcup"):
             text = (yosys.share() / "xilinx/brams_defs.vh").read_text(encoding="utf-8")
             entry = r"^\s*\.INITP?_[0-9A-F]{2}\(slice_initp?\('h[0-9a-f]+\)\),(?: \\)?\n"
             text = re.sub(entry, "", text, flags=re.M)
@@ -103,7 +120,7 @@ class Family:
 
     def own_files(self) -> list[str]:
         """Return trilat's own models of the family: timing, simulation."""
-        return [_own(f"timing_{self.name}.v"), _own(f"models_{self.name}.v")]
+        return [_own(f"timing_{self.name}.v"), *map(_own, self.models)]
 
     def library(self) -> str:
         """Return Yosys's cell library of the family, macros first."""
@@ -113,25 +130,30 @@ class Family:
 
     def timing_models(self, cells: set[str]) -> str:
         """Return Verilog of black boxes with the timing arcs of `cells`."""
-        # ECP5 is timed from one data base alone; Yosys's arcs are of another speed.
-        library = "" if self.name == "ecp5" else self.library()
+        library = "" if self.own_timing else self.library()
         return cell_library(cells, _own(f"timing_{self.name}.v"), library)
 
     def simulation_models(self, cells: set[str]) -> str:
         """Return Verilog models of `cells` and what they are made of."""
-        own = _own(f"models_{self.name}.v")
+        own = "\n".join(map(_own, self.models))
         library = self.library()
         head = re.split(r"^(?:\(\*.*\*\)\s*)?module\b", library, maxsplit=1, flags=re.M)[0]
         parts = [head]
         seen = set(re.findall(r"^module\s+(\w+)", own, flags=re.M))
-        waiting = sorted((cells | {"LUT2", "LUT4"}) - seen)
+        # What models of Yosys are made of.
+        waiting = sorted((cells | {"LUT2", "LUT4", "MUX2"}) - seen)
         for cell in waiting:
-            found = re.search(
-                rf"^module\s+{re.escape(cell)}\s*[(#;].*?^endmodule", library, flags=re.M | re.S
-            )
+            found = _module(cell, library)
             if found:
-                parts.append(found[0])
+                parts.append(found)
         return "\n".join([*parts, own])
+
+
+def _module(name: str, library: str) -> str:
+    """Return the text of a module of a Verilog library; nothing if it is not there."""
+    pattern = rf"^module\s+{re.escape(name)}\s*[(#;].*?^endmodule"
+    found = re.search(pattern, library, flags=re.M | re.S)
+    return found[0] if found else ""
 
 
 def _own(name: str) -> str:
@@ -148,6 +170,7 @@ XC7 = Family(
     after_memory="map_ffram",
     read_cells="read_verilog -lib -specify +/xilinx/cells_sim.v",
     cells=("xilinx/cells_sim.v",),
+    models=("models_xc7.v", "models_xilinx_ram.v"),
     lut={
         **{f"LUT{n}": 1 for n in range(1, 7)},
         "INV": 1,
@@ -188,6 +211,9 @@ ECP5 = Family(
     after_memory="map_ffram",
     read_cells="read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
     cells=("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh"),
+    # Yosys's arcs are of another speed grade.
+    own_timing=True,
+    models=("models_ecp5.v",),
     lut={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
     ff=r"TRELLIS_FF",
     dsp=("MULT18X18D",),
@@ -209,6 +235,7 @@ ICE40 = Family(
     # Without -dsp: Yosys 0.70 ties a PE's registered product to 0 when it infers SB_MAC16.
     synth="synth_ice40 -device u -noflatten",
     start="flatten",
+    early=("proc -latches error",),
     before_memory="map_ram",
     after_memory="map_ffram",
     read_cells="read_verilog -D ICE40_U -lib -specify +/ice40/cells_sim.v",
@@ -229,4 +256,79 @@ ICE40 = Family(
     capture=1,
 )
 
-FAMILIES = {family.name: family for family in (XC7, ECP5, ICE40)}
+XCUP = Family(
+    name="xcup",
+    device="Xilinx UltraScale+; delays of RapidWright's model, capacities of xczu3eg",
+    synth="synth_xilinx -family xcup -noiopad -noclkbuf",
+    start="prepare",
+    before_memory="map_memory",
+    after_memory="map_ffram",
+    read_cells="read_verilog -lib -specify +/xilinx/cells_sim.v",
+    cells=("xilinx/cells_sim.v",),
+    extra_cells="xilinx/cells_xtra.v",
+    extra=("DSP48E2", "RAMB18E2", "RAMB36E2", "URAM288"),
+    own_timing=True,
+    models=("models_xcup.v", "models_xilinx_ram.v"),
+    lut={
+        **{f"LUT{n}": 1 for n in range(1, 7)},
+        "INV": 1,
+        "SRL16E": 1,
+        "SRLC32E": 1,
+        "RAM32M16": 8,
+        "RAM64M8": 8,
+    },
+    ff=r"FD[RSCP]E",
+    dsp=("DSP48E2",),
+    bram={"RAMB18E2": 0.5, "RAMB36E2": 1.0},
+    bram_unit="BRAM36",
+    carry=("CARRY4",),
+    lut_memory=("SRL16E", "SRLC32E", "RAM32M16", "RAM64M8"),
+    free=("MUXF7", "MUXF8", "VCC", "GND"),
+    # 70,560 LUTs, 360 DSPs, 216 block RAMs.
+    lut_per_dsp=196,
+    lut_per_bram=327,
+    launch=77,
+    capture=1,
+)
+
+GOWIN = Family(
+    name="gowin",
+    device="Gowin GW2A, products in LUTs; delays of GW2A-18 C8/I7 from Apicula, its capacities",
+    # Without multipliers: no delay of theirs is published.
+    synth="synth_gowin -family gw2a -noiopads -nodsp -noflatten",
+    start="coarse",
+    before_memory="map_ram",
+    after_memory="map_ffram",
+    # The last step without its cells for constants.
+    end="map_cells",
+    finish=("techmap -map +/gowin/cells_map.v", "opt_lut_ins -tech gowin", "clean"),
+    read_cells="read_verilog -lib -specify +/gowin/cells_sim.v",
+    cells=("gowin/cells_sim.v",),
+    extra_cells="gowin/cells_xtra_gw2a.v",
+    extra=("SDPB", "SDPX9B", "DPB", "DPX9B"),
+    own_timing=True,
+    models=("models_gowin.v",),
+    # A bit of carry logic takes the LUT of its place; a distributed RAM four LUTs and two for its
+    # write port.
+    lut={
+        **{f"LUT{n}": 1 for n in range(1, 5)},
+        "ALU": 1,
+        "RAM16SDP1": 6,
+        "RAM16SDP2": 6,
+        "RAM16SDP4": 6,
+    },
+    ff=r"DFF\w*",
+    dsp=(),
+    bram={"SDPB": 1.0, "SDPX9B": 1.0},
+    bram_unit="BSRAM",
+    carry=("ALU",),
+    lut_memory=("RAM16SDP1", "RAM16SDP2", "RAM16SDP4"),
+    free=("MUX2_LUT5", "MUX2_LUT6", "MUX2_LUT7", "MUX2_LUT8"),
+    # 20,736 LUT4, 48 multipliers, 46 memory blocks.
+    lut_per_dsp=432,
+    lut_per_bram=450,
+    launch=232,
+    capture=35,
+)
+
+FAMILIES = {family.name: family for family in (XC7, XCUP, ECP5, ICE40, GOWIN)}

@@ -26,7 +26,7 @@ from trilat.files import content_hash, write_json
 from trilat.progress import Advance
 
 # Counts in every key: raise it when the meaning of a stored result changes.
-_FORMAT = 1
+_FORMAT = 2
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 

@@ -5,7 +5,9 @@ Both sides are reduced to two-input gates and flip-flops by Yosys (the RTL by `p
 `techmap` alone; the netlist through the simulation models of its primitives), then run side by
 side on random stimuli, many streams at once: bit s of an integer is the value of a net in
 stream s. A submodule is opaque: what it is given is compared, what it gives is random, the same
-on both sides. What a netlist leaves undefined is random.
+on both sides. What a netlist leaves undefined is random. Ports that address a memory get few
+words of it, so that what is written is read again, and none beyond its depth: what such a word
+holds is undefined, and the accelerator never asks for one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from hdl import yosys
 
 STREAMS = 64
 CYCLES = 128
+# Different words of a memory that one stream addresses.
+_WORDS = 8
 
 _GATES = {
     "$_BUF_": "{A}",
@@ -112,7 +116,7 @@ def _compare(
     # A submodule's unused pin may be unconnected on one side; the others must be on both.
     inputs = sorted(set(rtl_side.inputs) | set(net_side.inputs))
     outputs = sorted(set(rtl_side.outputs) & set(net_side.outputs))
-    stimuli = _Stimuli(inputs, seed, streams)
+    stimuli = _Stimuli(inputs, rtl_side.addresses(), seed, streams)
     for cycle in range(cycles):
         values = stimuli.next(cycle)
         want, got = rtl_side.step(values), net_side.step(values)
@@ -183,7 +187,7 @@ def _without_contents(module: Mapping[str, Any]) -> dict[str, Any]:
         kept = {
             key: value
             for key, value in cell["parameters"].items()
-            if not (key.startswith("INITVAL_") and "1" not in str(value))
+            if not (key.startswith(("INITVAL_", "INIT_RAM_")) and "1" not in str(value))
         }
         cells[name] = {**cell, "parameters": kept}
     return {**module, "cells": cells}
@@ -216,6 +220,7 @@ class _Simulation:
             for bit in port["bits"]
         }
         self._memories: list[_Memory] = []
+        self._addresses: list[tuple[int, list[Any]]] = []  # (words of the memory, bits)
         self._registers: list[tuple[Any, Any]] = []  # (D, Q)
         # Name of a node -> bits it reads, bits it drives, line of Python.
         self._nodes: list[tuple[list[Any], list[Any], str]] = []
@@ -227,6 +232,7 @@ class _Simulation:
                     pins["", pin, i] = bit
         for cell_name, cell in module["cells"].items():
             self._add(cell_name, cell, streams)
+        self._ports = {pin: port["bits"] for pin, port in module["ports"].items()}
         self._state = _initial(module, [q for _, q in self._registers], self._mask)
         self._compile()
 
@@ -276,10 +282,12 @@ class _Simulation:
             data = pins["RD_DATA"][port * width : (port + 1) * width]
             text = f"({''.join(_v(b) + ', ' for b in data)}) = mem[{index}].read({_list(at)})"
             self._nodes.append((at, data, text))
+            self._addresses.append((memory.size, at))
         for port in range(writes):
             at = pins["WR_ADDR"][port * address : (port + 1) * address]
             data = pins["WR_DATA"][port * width : (port + 1) * width]
             enable = pins["WR_EN"][port * width : (port + 1) * width]
+            self._addresses.append((memory.size, at))
             self._late.append(f"mem[{index}].write({_list(at)}, {_list(data)}, {_list(enable)})")
 
     def _require_clock(self, cell_name: str, bits: Sequence[Any]) -> None:
@@ -312,6 +320,15 @@ class _Simulation:
         # The text is made of net numbers alone.
         exec(compile("\n".join(lines), f"<gates of {self._name}>", "exec"), space)
         self._step = space["step"]
+
+    def addresses(self) -> dict[str, int]:
+        """Return the input ports that are addresses of memories, and how many words those have."""
+        found: dict[str, int] = {}
+        for size, at in self._addresses:
+            for pin, bits in self._ports.items():
+                if at[: len(bits)] == bits and all(bit == "0" for bit in at[len(bits) :]):
+                    found[pin] = min(size, found.get(pin, size))
+        return found
 
     def step(self, values: Mapping[_Pin, int]) -> dict[_Pin, int]:
         """Run a cycle; return the outputs during it, before the clock edge."""
@@ -402,10 +419,23 @@ class _Memory:
 
 
 class _Stimuli:
-    """Random inputs: full-range in half of the streams, small numbers in the others."""
+    """Random inputs: full-range in half of the streams, small numbers in the others.
 
-    def __init__(self, pins: Sequence[_Pin], seed: int, streams: int) -> None:
+    Addresses are few in each stream, the same for ports of equally deep memories.
+    """
+
+    def __init__(
+        self, pins: Sequence[_Pin], addresses: Mapping[str, int], seed: int, streams: int
+    ) -> None:
         self._random = random.Random(seed)
+        self._addresses = dict(addresses)
+        self._words = {
+            size: [
+                [self._random.randrange(size if s % 2 else min(size, 16)) for _ in range(_WORDS)]
+                for s in range(streams)
+            ]
+            for size in sorted(set(addresses.values()))
+        }
         self._streams = streams
         self._pins = pins
         self._all = (1 << streams) - 1
@@ -426,6 +456,11 @@ class _Stimuli:
         values = {
             pin: self._random.getrandbits(self._streams) & self._masks[pin] for pin in self._pins
         }
+        for port, size in self._addresses.items():
+            chosen = [self._random.choice(words) for words in self._words[size]]
+            for pin in self._pins:
+                if pin[:2] == ("", port):
+                    values[pin] = sum((word >> pin[2] & 1) << s for s, word in enumerate(chosen))
         for pin in self._pins:
             if pin[1] == "aresetn":
                 # Two cycles of reset, then a rare one, in a quarter of the streams only.
