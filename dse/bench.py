@@ -34,7 +34,7 @@ STAGE_VERSION = {
     "float": 2,
     "network": 1,
     "bounds": 1,
-    "rate": 1,
+    "rate": 2,
     "accuracy": 1,
     "faults": 1,
     "synthesis": 1,

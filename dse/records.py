@@ -32,8 +32,9 @@ class Design:
     cols: int
 
     def label(self) -> str:
-        """Return a short name, e.g. ``W4A8 clip 16x8``."""
-        return f"W{self.weight_bits}A{self.act_bits} {self.protect} {self.rows}x{self.cols}"
+        """Return a short name, e.g. ``W4A8 clip 16x8``; the method is named where it is not QAT."""
+        method = "" if self.method == "qat" else f" {self.method}"
+        return f"W{self.weight_bits}A{self.act_bits}{method} {self.protect} {self.rows}x{self.cols}"
 
     def config(self, max_k: int) -> AcceleratorConfig:
         """Return the accelerator of this design for networks with reductions up to `max_k`."""

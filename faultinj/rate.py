@@ -28,8 +28,8 @@ _BATCH = 64
 _MAX_RATE = 0.5
 # Fault maps kept for the next design, and the expected flips up to which they are: 256 MiB.
 _KEPT_MAPS, _KEPT_FLIPS = 2048, 1 << 15
-# Calibration starts at 2**-10: networks tend to lose their first points between 1e-4 and 1e-1.
-_FIRST_EXPONENT = -10.0
+# Calibration starts at 2**-7: networks tend to lose their first points between 1e-4 and 1e-1.
+_FIRST_EXPONENT = -7.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def calibrate_rate(
     *,
     target_drop: float = 10.0,
     seed: int = 0,
-    repetitions: int = 2,
+    repetitions: int = 1,
     evaluations: int = 12,
 ) -> float:
     """Return the rate at which the unprotected network loses about `target_drop` points.
