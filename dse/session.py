@@ -113,7 +113,7 @@ class Session:
         analysed = self._analysed(on_front, order)
         points: list[PointRecord] = []
         by_number = {trial.number: trial.design for trial in on_front}
-        self.stages.ahead_of_points([*by_number.values()], [by_number[n] for n in verified])
+        self.stages.build_ahead([by_number[number] for number in verified])
         # Simulated points last: their simulators are built meanwhile.
         for trial in sorted(on_front, key=lambda trial: (trial.number in verified, trial.number)):
             folder = Path("points") / f"{trial.number:03d}-{trial.design.label().replace(' ', '-')}"

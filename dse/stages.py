@@ -76,7 +76,7 @@ def open_stages(settings: Settings, store: Store, progress: Progress) -> Stages:
         versions={"python": python_version()} | {name: version(name) for name in _VERSIONED},
         notes=NOTES,
         ahead=lambda designs: ahead(bench, designs),
-        ahead_of_points=lambda *arguments: ahead_of_points(bench, *arguments),
+        build_ahead=lambda designs: build_ahead(bench, designs),
         model=lambda: describe_model(bench),
         rate=lambda: fault_rate(bench),
         evaluate=lambda design, rate: evaluate(bench, design, rate),
@@ -106,12 +106,11 @@ def ahead(bench: Bench, designs: Sequence[Design]) -> Iterator[None]:
             bench.helper.clear()
 
 
-def ahead_of_points(bench: Bench, designs: Sequence[Design], simulated: Sequence[Design]) -> None:
-    """Start on what points need besides campaigns, in the background where there is one."""
+def build_ahead(bench: Bench, designs: Sequence[Design]) -> None:
+    """Start building the simulators of `designs`, in the background where there is one."""
     for background in bench.helper:
-        for task, some in (("simulator", simulated), ("verilog", designs)):
-            for design in some:
-                background.submit(task, design.config(bench.max_k))
+        for design in designs:
+            background.submit("simulator", design.config(bench.max_k))
 
 
 def hdl_cache(bench: Bench) -> Path:
@@ -267,9 +266,9 @@ def synthesis(bench: Bench, config: AcceleratorConfig) -> Result:
         if bench.helper:
             size = f"{config.rows}x{config.cols}"
             with bench.progress.task(f"synthesis {size}", 1) as advance:
-                cost: dict[str, Any] = bench.helper[0].result("synthesis", config)
+                found = bench.helper[0].result("synthesis", config)
                 advance(1)
-            return cost
+            return dict(found["cost"])
         return asdict(
             synthesize(
                 config,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ write_verilog -norename -noattr
 """
 
 
+@functools.lru_cache(maxsize=64)
 def generate(config: AcceleratorConfig) -> str:
     """Return the Verilog of `config`: one file, top module ``trilat_accelerator``, which is
     ``trilat_core`` behind its system interface.

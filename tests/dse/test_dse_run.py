@@ -98,7 +98,7 @@ def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=No
         versions={"trilat": "0"},
         notes=("not modelled: everything",),
         ahead=lambda designs: contextlib.nullcontext(),
-        ahead_of_points=lambda designs, simulated: None,
+        build_ahead=lambda designs: None,
         model=model,
         rate=rate,
         evaluate=evaluate,

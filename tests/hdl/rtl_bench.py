@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hdl.core import byte_padded
 from hdl.config import AcceleratorConfig
+from hdl.core import byte_padded
 from hdl.gen import generate
 from hdl.registers import register_slice
 from hdl.tile import TileJob, k_tiles, param_words
