@@ -202,18 +202,6 @@ def command(*, family: str, modules: Path, simulators: Path) -> list[str]:
     return [sys.executable, "-m", "dse.background", family, str(modules), str(simulators)]
 
 
-def _yield_to_others() -> None:
-    """Run, with all children, only where a core is free.
-
-    `nice` is not enough: while a niced process uses up its slice, one of training's threads waits
-    for a core and all others for that thread.
-    """
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
-
-
 def main(family: str, modules: Path, simulators: Path) -> None:
     """Run a child."""
     from hdl import yosys
@@ -228,7 +216,7 @@ def main(family: str, modules: Path, simulators: Path) -> None:
     def simulator(config: AcceleratorConfig) -> str:
         return str(build_simulator(config, simulators))
 
-    _yield_to_others()
+    os.nice(12)  # and not less: where others load the machine, a lower priority never gets a core
     yosys.compile_once()
     serve({"synthesis": synthesis, "simulator": simulator})
 
