@@ -21,7 +21,7 @@ from faultinj.lowering import lower
 from faultinj.protection import Protection, forward
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
-from hdl.tile import TileJob, k_tiles, param_words, reference_output
+from hdl.tile import TileJob, param_words, reference_output, stream_beats
 from sim.streams import pack
 from sim.verify import verify
 from trilat.errors import InputError
@@ -281,14 +281,11 @@ def test_vectors(
 
 def streams(config: AcceleratorConfig, job: TileJob) -> dict[str, list[str]]:
     """Return what a tile sends on the three slave streams, one hexadecimal number per beat."""
-    tiles = k_tiles(config, job)
-    # Row R - 1 of a weight block is sent first.
-    blocks = job.weights.reshape(tiles, config.rows, config.cols)[:, ::-1]
-    acts = job.acts.reshape(job.m, tiles, config.rows).swapaxes(0, 1)
+    beats = stream_beats(config, job)
     return {
         "s_axis_param": [f"{word:08x}" for word in param_words(config, job)],
-        "s_axis_weight": _hex(pack(blocks.reshape(-1, config.cols), config.weight_bits)),
-        "s_axis_act": _hex(pack(acts.reshape(-1, config.rows), config.act_bits)),
+        "s_axis_weight": _hex(pack(beats.weights, config.weight_bits)),
+        "s_axis_act": _hex(pack(beats.acts, config.act_bits)),
     }
 
 

@@ -101,7 +101,7 @@ def lower(
     shift = zeros if fmt_out is None else network.shift(node)
     limits = output_limits(node, protection)
     low, high = input_limits(network, node, protection)
-    depth = -(-shape.k // config.rows) * config.rows
+    depth = -(-shape.k // config.k_step) * config.k_step
     acts = weights = np.zeros((0, 0), dtype=np.int64)
     group = -1
     for tile in output_tiles(config, shape):

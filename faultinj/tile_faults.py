@@ -16,6 +16,7 @@ from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.schedule import act_register_cycle, k_tile_period
 from hdl.tile import TileJob, TileOutput, check_input, finish, k_tiles, wrap
+from trilat.errors import InputError
 
 
 def predict(config: AcceleratorConfig, job: TileJob, faults: Sequence[RegisterFault]) -> TileOutput:
@@ -33,6 +34,8 @@ def predict(config: AcceleratorConfig, job: TileJob, faults: Sequence[RegisterFa
     """
     for fault in faults:
         check_register_fault(config, fault)
+    if config.is_os and len(faults):
+        raise InputError("register faults of an output-stationary array are not predicted")
     acts, violations_in = check_input(config, job)
     # Exact: sums of an accelerator fit 32 bits.
     acc = (acts.astype(np.float64) @ job.weights.astype(np.float64)).astype(np.int64)

@@ -14,6 +14,7 @@ from trilat.files import content_hash
 
 PROTECTIONS = ("none", "clip", "zero")
 PLACES = ("both", "input", "output")
+DATAFLOWS = ("ws", "os")
 
 
 def signed_width(lo: int, hi: int) -> int:
@@ -23,20 +24,24 @@ def signed_width(lo: int, hi: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
-    """A weight-stationary systolic array and its lanes. All widths follow from these fields.
+    """A systolic array and its lanes. All widths follow from these fields.
 
     Attributes:
-        rows: PEs along K (input channels x kernel), 1..64.
+        dataflow: ``ws``, weight-stationary (the array holds weights, `rows` lie along K), or
+            ``os``, output-stationary (it holds sums, `rows` lie along M, K is time).
+        rows: PEs along K (input channels x kernel), or along M (output pixels); 1..64.
         cols: PEs along N (output channels), 1..64.
         act_bits: activation word, 2..8; unsigned or two's complement, chosen per output tile.
         weight_bits: weight word, two's complement, 2..8.
         max_k: longest reduction (K of a GEMM) the accumulators must hold exactly.
-        psum_depth: words of one of the two psum banks of a column: the largest M of a tile.
+        psum_depth: words of one of the two psum banks of a column: the largest M of a tile. An
+            output-stationary array has no psum buffer and does not look at it.
         protect: activation-protection unit: ``none``, ``clip`` (to the violated bound) or
             ``zero`` (squash), after Taheri et al., ISQED 2024.
         protect_place: where it checks: activation ``input``, requantized ``output`` or ``both``.
     """
 
+    dataflow: str = "ws"
     rows: int = 16
     cols: int = 16
     act_bits: int = 8
@@ -60,17 +65,37 @@ class AcceleratorConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InputError(f"{name} must be an integer in {low}..{high}, not {value!r}")
-        for name, accepted in (("protect", PROTECTIONS), ("protect_place", PLACES)):
+        for name, accepted in (
+            ("dataflow", DATAFLOWS),
+            ("protect", PROTECTIONS),
+            ("protect_place", PLACES),
+        ):
             if getattr(self, name) not in accepted:
                 raise InputError(
                     f"{name} must be one of {', '.join(accepted)}, not {getattr(self, name)!r}"
                 )
         if self.max_k_tiles > 65535:
-            raise InputError(f"max_k / rows must be at most 65535, not {self.max_k_tiles}")
+            steps = "max_k" if self.is_os else "max_k / rows"
+            raise InputError(f"{steps} must be at most 65535, not {self.max_k_tiles}")
         if self.acc_bits > 32:
             raise InputError(
                 f"max_k {self.max_k} needs {self.acc_bits}-bit accumulators, more than 32: lower it"
             )
+
+    @property
+    def is_os(self) -> bool:
+        """Whether the array is output-stationary."""
+        return self.dataflow == "os"
+
+    @property
+    def k_step(self) -> int:
+        """Reduction indices in one K tile: a row each (ws), or one, a beat of its own (os)."""
+        return 1 if self.is_os else self.rows
+
+    @property
+    def max_m(self) -> int:
+        """Largest M of an output tile: what the psum buffer holds (ws), or the rows (os)."""
+        return self.rows if self.is_os else self.psum_depth
 
     @property
     def checks_input(self) -> bool:
@@ -89,20 +114,24 @@ class AcceleratorConfig:
         return signed_width(lo, hi)
 
     def psum_bits(self, row: int) -> int:
-        """Width of the psum register of row `row`: exactly that of row + 1 extreme products."""
+        """Width of a ws array's psum register in row `row`: that of row + 1 extreme products."""
         lo, hi = self._product_range()
         return signed_width(lo * (row + 1), hi * (row + 1))
 
     @property
     def max_k_tiles(self) -> int:
         """K tiles of the longest reduction."""
-        return -(-self.max_k // self.rows)
+        return -(-self.max_k // self.k_step)
 
     @property
     def acc_bits(self) -> int:
-        """Width of a psum-buffer word and of the bias: holds `max_k_tiles` full tiles exactly."""
+        """Width of the sums of a whole reduction and of the bias.
+
+        A psum-buffer word (ws) or a PE's accumulator (os) holds `max_k_tiles` full K tiles of
+        extreme products exactly.
+        """
         lo, hi = self._product_range()
-        count = self.max_k_tiles * self.rows
+        count = self.max_k_tiles * self.k_step
         return signed_width(lo * count, hi * count)
 
     @property

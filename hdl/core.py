@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The core: streams, front, skews, columns, deskew, lanes, drain, output buffer, counters."""
+"""The core: streams, front, skews, columns, deskew (ws), lanes, drain, output buffer, counters."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib.wiring import In, Member, Out
@@ -12,6 +14,7 @@ from hdl.drain import Drain
 from hdl.front import Front
 from hdl.lane import Lane
 from hdl.module import Part, place
+from hdl.os_array import OutputStationaryColumn
 from hdl.output import OutputBuffer
 from hdl.protection import ViolationCounter
 from hdl.registers import CORE
@@ -57,12 +60,12 @@ class Core(Part):
         self.front = Front(config)
         self.activation_skew = ActivationSkew(config)
         self.weight_skew = WeightSkew(config)
-        self.column = Column(config)
+        self.column = OutputStationaryColumn(config) if config.is_os else Column(config)
         self.drain = Drain(config)
         self.lane = Lane(config)
         self.output = OutputBuffer(config)
         parts: list[Part] = [self.front, self.activation_skew, self.weight_skew, self.column]
-        if config.cols > 1:
+        if config.cols > 1 and not config.is_os:
             self.deskew = Deskew(config)
             parts.append(self.deskew)
         parts += [self.drain, self.lane, self.output]
@@ -103,7 +106,6 @@ class Core(Part):
             s_axis_act_tready=self.s_axis_act_tready,
             params_complete=self.params_complete,
         )
-        psums = self._array(m, front)
         drain = place(
             self,
             m,
@@ -113,7 +115,8 @@ class Core(Part):
             params_taken=params_taken,
             **{k: v for k, v in front.items() if k in self.drain.signature.members},
         )
-        codes, violated = self._lanes(m, front, drain, psums, advance)
+        sums = self._array(m, front, drain)
+        codes, violated = self._lanes(m, front, drain, sums, advance)
         # The stream's own port, where no padding to whole bytes is needed.
         exact = len(codes) == len(self.m_axis_out_tdata)
         output = place(
@@ -145,8 +148,10 @@ class Core(Part):
             )
         return m
 
-    def _array(self, m: Module, front: dict[str, Signal]) -> Value:
-        """Place skews, columns and deskew; return the aligned sums of all columns."""
+    def _array(
+        self, m: Module, front: dict[str, Signal], drain: dict[str, Signal]
+    ) -> list[dict[str, Value]]:
+        """Place skews, columns and deskew; return what each lane takes in from its column."""
         config = self.config
         check = {}
         if config.checks_input:
@@ -175,13 +180,13 @@ class Core(Part):
                 total=self.violations_in,
             )
         weights = place(self, m, "weight_skew", self.weight_skew, weights=front["weights"])
-        left = {
-            "act": skew["act"],
-            "load": front["load"],
-            "act_signed": front["beat_signed"],
-            "swap": front["beat_swap"],
-        }
-        psums = []
+        if config.is_os:
+            waves = {name: drain[name] for name in ("row", "write", "slot")}
+            waves |= {name: drain[f"add_{name}"] for name in ("valid", "first")}
+        else:
+            waves = {"load": front["load"], "swap": front["beat_swap"]}
+        left = {"act": skew["act"], "act_signed": front["beat_signed"], **waves}
+        columns = []
         for col in range(config.cols):
             left = place(
                 self,
@@ -189,22 +194,29 @@ class Core(Part):
                 f"col_{col}",
                 self.column,
                 act_in=left["act"],
-                load_in=left["load"],
                 signed_in=left["act_signed"],
-                swap_in=left["swap"],
                 weight_in=weights["weight"].word_select(col, config.weight_bits),
+                **{f"{name}_in": left[name] for name in waves},
             )
-            psums.append(left["psum"])
-        if config.cols == 1:
-            return psums[0]
-        return place(self, m, "deskew", self.deskew, psums=Cat(psums))["psum"]
+            columns.append(left)
+        if config.is_os:
+            # Each lane writes its ring in its own column's time: nothing has to be aligned.
+            return [
+                {"psum": c["psum"], "write_ring": c["write"], "ring_write": c["slot"]}
+                for c in columns
+            ]
+        psums = [column["psum"] for column in columns]
+        if config.cols > 1:
+            aligned = place(self, m, "deskew", self.deskew, psums=Cat(psums))["psum"]
+            psums = [aligned.word_select(col, len(psums[0])) for col in range(config.cols)]
+        return [{"psum": psum} for psum in psums]
 
     def _lanes(
         self,
         m: Module,
         front: dict[str, Signal],
         drain: dict[str, Signal],
-        psums: Value,
+        sums: Sequence[dict[str, Value]],
         advance: Signal,
     ) -> tuple[Value, Value]:
         """Place the lanes; return the codes and violations of all columns."""
@@ -216,11 +228,11 @@ class Core(Part):
                 m,
                 f"lane_{col}",
                 self.lane,
-                psum=psums.word_select(col, len(psums) // config.cols),
                 param_word=front["param_word"],
                 write_bias=front["write_bias"][col],
                 write_limits=front["write_limits"][col],
                 advance=advance,
+                **sums[col],
                 **common,
             )
             for col in range(config.cols)

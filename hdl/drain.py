@@ -3,15 +3,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.lane import amount_bits
 from hdl.module import Part, flags
+from hdl.os_array import row_bits
+from hdl.schedule import collector_levels
 
 # Stage of the requantizer in which a lane has its output code.
 CODE_STAGE = 6
+
+
+def _array_ports(config: AcceleratorConfig) -> dict[str, Any]:
+    ring = range(2 * config.max_m)
+    if config.is_os:
+        return {
+            "beat_rows": In(range(config.max_m + 1)),
+            "add_valid": Out(1),
+            "add_first": Out(1),
+            "row": Out(row_bits(config)),
+            "write": Out(1),
+            "slot": Out(ring),
+        }
+    row = range(config.psum_depth)
+    return {
+        "beat_end": In(1),
+        "first": Out(1),
+        "read_row": Out(row),
+        "write_row": Out(row),
+        "write_psum": Out(1),
+        "write_ring": Out(1),
+        "ring_write": Out(ring),
+    }
 
 
 class Drain(Part):
@@ -22,39 +49,36 @@ class Drain(Part):
     Outputs are registers, except `take_scale` and `take_limits`: two levels of logic behind
     registers and `advance`.
 
+    Of an output-stationary array there is nothing to accumulate: once the last beat of a tile has
+    been added, its rows are collected one a cycle, see `hdl.os_array.OutputStationaryColumn`.
+
     Members:
         beat_*: as the front gives them, with skew stage 0.
         params_complete, next_*: of the front; `params_taken` answers.
         advance: the requantizer's stages move.
+        add_valid, add_first, row, write, slot: for the first column of an output-stationary array.
         (the others): see `hdl.lane.Lane`.
         code_valid, code_last: of stage 6.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        row, ring = range(config.psum_depth), range(2 * config.psum_depth)
         super().__init__(
             "trilat_drain",
             {
                 "beat_valid": In(1),
                 "beat_first": In(1),
                 "beat_last": In(1),
-                "beat_end": In(1),
-                "first": Out(1),
-                "read_row": Out(row),
-                "write_row": Out(row),
-                "write_psum": Out(1),
-                "write_ring": Out(1),
-                "ring_write": Out(ring),
+                **_array_ports(config),
                 "params_complete": In(1),
                 "params_taken": Out(1),
-                "next_m": In(range(config.psum_depth + 1)),
+                "next_m": In(range(config.max_m + 1)),
                 "next_raw": In(1),
                 "next_signed": In(1),
                 "take_scale": Out(1),
                 "take_limits": Out(1),
                 "advance": In(1),
-                "ring_read": Out(ring),
+                "ring_read": Out(range(2 * config.max_m)),
                 "raw_1": Out(1),
                 "amount_raw": Out(amount_bits(config)),
                 "raw_4": Out(1),
@@ -69,11 +93,11 @@ class Drain(Part):
     def elaborate(self, platform: object) -> Module:
         """Build both halves, joined by the ring."""
         m = self.new_module()
-        self._accumulate(m)
-        self._drain(m)
+        self._drain(m, self._collect(m) if self.config.is_os else self._accumulate(m))
         return m
 
-    def _accumulate(self, m: Module) -> None:
+    def _accumulate(self, m: Module) -> Value:
+        """Say where the lanes add up their beats; return when a row is written to the ring."""
         # Stage 0 of the skew is one cycle behind acceptance, the read of the psum memory
         # rows + cols + 1, one before the sums of all columns are aligned.
         delay = self.config.rows + self.config.cols
@@ -101,15 +125,42 @@ class Drain(Part):
             self.write_row.eq(add_row),
         ]
         self._step(m, self.ring_write, self.write_ring)
+        return self.write_ring
+
+    def _collect(self, m: Module) -> Value:
+        """Lead the rows of a finished tile out; return when a row is written to the ring."""
+        # The markers reach a PE one cycle behind the operands, with its product.
+        add_last, add_rows = Signal(), Signal.like(self.beat_rows)
+        m.d.sync += self.add_valid.eq(self.beat_valid)
+        m.d.data += [
+            self.add_first.eq(self.beat_first),
+            add_last.eq(self.beat_last),
+            add_rows.eq(self.beat_rows),
+        ]
+        # The next tile ends no sooner than its rows can follow: see `Front`.
+        rows_left = Signal.like(self.beat_rows, name="rows_to_collect")
+        collecting = Signal()
+        m.d.comb += collecting.eq(rows_left.any())
+        with m.If(collecting):
+            m.d.sync += [self.row.eq(self.row + 1), rows_left.eq(rows_left - 1)]
+        with m.If(self.add_valid & add_last):
+            m.d.sync += [self.row.eq(0), rows_left.eq(add_rows)]
+        # To the first column's ring, and from there to that of the last one.
+        levels = collector_levels(self.config)
+        line = Signal(levels + self.config.cols, name="collected_line")
+        m.d.sync += line.eq(Cat(collecting, line[:-1]))
+        m.d.comb += self.write.eq(line[levels - 1] if levels else collecting)
+        self._step(m, self.slot, self.write)
+        return line[-1]
 
     def _step(self, m: Module, index: Signal, enable: Value) -> None:
         """Move an index of the ring on while `enable` is high."""
         with m.If(enable):
             m.d.sync += index.eq(index + 1)
-        with m.If(enable & (index == 2 * self.config.psum_depth - 1)):
+        with m.If(enable & (index == 2 * self.config.max_m - 1)):
             m.d.sync += index.eq(0)
 
-    def _drain(self, m: Module) -> None:
+    def _drain(self, m: Module, written: Value) -> None:
         config, advance = self.config, self.advance
         stages = range(1, CODE_STAGE + 1)
         valid = {s: Signal(name=f"valid_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_valid}
@@ -118,7 +169,7 @@ class Drain(Part):
         raw |= {4: self.raw_4, 5: self.raw_5}
 
         # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
-        available = Signal(range(2 * config.psum_depth + 1))
+        available = Signal(range(2 * config.max_m + 1))
         rows_left = Signal.like(self.next_m, name="rows_left")
         amount = Signal.like(self.amount_raw, name="amount")
         is_raw, have_rows = flags("is_raw", "have_rows")
@@ -131,9 +182,9 @@ class Drain(Part):
         ]
         drained = Signal()
         m.d.comb += drained.eq(row_done & advance)
-        with m.If(self.write_ring & ~drained):
+        with m.If(written & ~drained):
             m.d.sync += available.eq(available + 1)
-        with m.If(~self.write_ring & drained):
+        with m.If(~written & drained):
             m.d.sync += available.eq(available - 1)
         self._step(m, self.ring_read, drained)
         with m.If(drained):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
@@ -21,6 +21,9 @@ class Front(Part):
     A free psum buffer needs no flag: the lanes' parameters are taken only when the output tile
     before the last has been drained, so a complete parameter set implies it.
 
+    An output-stationary array takes a weight beat and an activation beat in the same cycle. Its
+    next tile begins only when it cannot end before the rows of the one before have made room.
+
     Members:
         s_axis_*: the streams; the activation codes themselves go to the skew.
         params_taken: pulse: the lanes have taken the column parameters.
@@ -28,10 +31,10 @@ class Front(Part):
         params_complete: pulse behind the last word.
         next_m, next_raw, next_signed: header of the output side, stable until taken.
         weights: the weight beat that moves, element c for column c.
-        load: row r takes a weight, one cycle behind the move.
+        load: row r takes a weight, one cycle behind the move (ws).
         tile_signed, bound_lo, bound_hi: of the tile whose beats are accepted (with an input check).
-        beat_*: of the beat in skew stage 0: valid, swap (the first of a K tile), signed, first
-            and last (K tile of the output tile), end (last of its K tile).
+        beat_*: of the beat in skew stage 0: valid, signed, first and last (K tile of the output
+            tile); ws: swap (the first of a K tile), end (last of its K tile); os: rows, M.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -54,32 +57,38 @@ class Front(Part):
                 "write_bias": Out(config.cols),
                 "write_limits": Out(config.cols),
                 "params_complete": Out(1),
-                "next_m": Out(range(config.psum_depth + 1)),
+                "next_m": Out(range(config.max_m + 1)),
                 "next_raw": Out(1),
                 "next_signed": Out(1),
                 "weights": Out(config.cols * config.weight_bits),
-                "load": Out(config.rows),
+                **({} if config.is_os else {"load": Out(config.rows)}),
                 **(bounds if config.checks_input else {}),
                 "beat_valid": Out(1),
-                "beat_swap": Out(1),
                 "beat_signed": Out(1),
                 "beat_first": Out(1),
                 "beat_last": Out(1),
-                "beat_end": Out(1),
+                **(
+                    {"beat_rows": Out(range(config.max_m + 1))}
+                    if config.is_os
+                    else {"beat_swap": Out(1), "beat_end": Out(1)}
+                ),
             },
             has_reset=True,
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the three parts, joined by `swap`, `block_ready` and `take_header`."""
+        """Build the parts, joined by `take_header` and, ws, by `swap` and `block_ready`."""
         m = self.new_module()
         self._take_header = Signal(name="take_header")
-        self._swap = Signal(name="swap")
         self._header_waits = Signal(name="header_waits")
-        self._block_ready = Signal(name="block_ready")
         self._parameters(m)
-        self._weights(m)
-        self._activations(m)
+        if self.config.is_os:
+            self._pairs(m)
+        else:
+            self._swap = Signal(name="swap")
+            self._block_ready = Signal(name="block_ready")
+            self._weights(m)
+            self._activations(m)
         return m
 
     def _parameters(self, m: Module) -> None:
@@ -138,49 +147,74 @@ class Front(Part):
                     self._next_header["bound_hi"].eq(word[16:24]),
                 ]
 
-    def _weights(self, m: Module) -> None:
-        config = self.config
+    def _weight_buffer(self, m: Module, move: Value) -> tuple[Value, Value]:
+        """Hold up to two weight beats, so that a registered ready lets one move in every cycle.
+
+        Returns:
+            Whether a beat is in `weights`, in this cycle and in the next one.
+        """
         data, valid = self.s_axis_weight_tdata, self.s_axis_weight_tvalid
         ready = self.s_axis_weight_tready
-        # Two-slot buffer, so that `ready` is a register and a beat can move in every cycle.
         spare = Signal(len(data), name="spare_weights")
-        head_valid, spare_valid, spare_valid_next = flags(
-            "head_valid", "spare_valid", "spare_valid_next"
+        head_valid, head_valid_next, spare_valid, spare_valid_next = flags(
+            "head_valid", "head_valid_next", "spare_valid", "spare_valid_next"
         )
-        accept, move, done = flags("accept_weights", "move_weights", "block_done")
-        # Rows that the next beat of the block reaches, the top one first.
-        reach = Signal(config.rows, init=1)
-        block_waits = Signal()
+        accept = Signal(name="accept_weights")
         m.d.comb += [
             accept.eq(valid & ready),
-            move.eq(head_valid & (~block_waits | self._swap)),
-            done.eq(move & reach[-1]),
-            self._block_ready.eq(done | (block_waits & ~self._swap)),
             spare_valid_next.eq(head_valid & ~move & (spare_valid | accept)),
+            head_valid_next.eq((head_valid & ~move) | spare_valid | accept),
         ]
         m.d.sync += [
-            block_waits.eq(self._block_ready),
-            self.load.eq(Mux(move, reach, 0)),
             spare_valid.eq(spare_valid_next),
             ready.eq(~spare_valid_next),
-            head_valid.eq((head_valid & ~move) | spare_valid | accept),
+            head_valid.eq(head_valid_next),
         ]
         with m.If(~head_valid | move):
             m.d.data += self.weights.eq(Mux(spare_valid, spare, data))
         with m.If(~spare_valid):
             m.d.data += spare.eq(data)
+        return head_valid, head_valid_next
+
+    def _weights(self, m: Module) -> None:
+        config = self.config
+        move, done = flags("move_weights", "block_done")
+        head_valid, _ = self._weight_buffer(m, move)
+        # Rows that the next beat of the block reaches, the top one first.
+        reach = Signal(config.rows, init=1)
+        block_waits = Signal()
+        m.d.comb += [
+            move.eq(head_valid & (~block_waits | self._swap)),
+            done.eq(move & reach[-1]),
+            self._block_ready.eq(done | (block_waits & ~self._swap)),
+        ]
+        m.d.sync += [
+            block_waits.eq(self._block_ready),
+            self.load.eq(Mux(move, reach, 0)),
+        ]
         with m.If(move):
             m.d.sync += reach.eq(Cat(1, reach[:-1]))
         with m.If(done):
             m.d.sync += reach.eq(1)
 
+    def _take_signs(self, m: Module) -> Value:
+        """Take the sign and the bounds of a tile's activations; return the sign."""
+        checks = self.config.checks_input
+        signed = self.tile_signed if checks else Signal(name="tile_signed")
+        with m.If(self._take_header):
+            m.d.data += signed.eq(self._next_header["signed"])
+            if checks:
+                m.d.data += [
+                    self.bound_lo.eq(self._next_header["bound_lo"]),
+                    self.bound_hi.eq(self._next_header["bound_hi"]),
+                ]
+        return signed
+
     def _activations(self, m: Module) -> None:
-        config = self.config
         ready = self.s_axis_act_tready
         rows = Signal.like(self.next_m, name="rows")
         rows_left = Signal.like(self.next_m, name="rows_left")
         k_left = Signal.like(self._next_header["k_tiles"], name="k_tiles_left")
-        signed = self.tile_signed if config.checks_input else Signal(name="tile_signed")
         is_open = Signal(name="tile_open")
         starting = Signal(init=1, name="k_tile_starts")
         first = Signal(name="first_k_tile")
@@ -213,23 +247,65 @@ class Front(Part):
             m.d.data += rows_left.eq(rows_left - 1)
         with m.If(end_k):
             m.d.data += [rows_left.eq(rows), k_left.eq(k_left - 1), first.eq(0)]
+        signed = self._take_signs(m)
         with m.If(self._take_header):
             m.d.data += [
                 rows.eq(self.next_m),
                 rows_left.eq(self.next_m),
                 k_left.eq(self._next_header["k_tiles"]),
                 first.eq(1),
-                signed.eq(self._next_header["signed"]),
             ]
-            if config.checks_input:
-                m.d.data += [
-                    self.bound_lo.eq(self._next_header["bound_lo"]),
-                    self.bound_hi.eq(self._next_header["bound_hi"]),
-                ]
         m.d.sync += [self.beat_valid.eq(accept), self.beat_swap.eq(self._swap)]
         m.d.data += [
             self.beat_signed.eq(signed),
             self.beat_first.eq(first),
             self.beat_last.eq(last_k),
             self.beat_end.eq(last_row),
+        ]
+
+    def _pairs(self, m: Module) -> None:
+        """Accept the weights and the activations of one k together (output-stationary)."""
+        ready = self.s_axis_act_tready
+        rows = Signal.like(self.next_m, name="rows")
+        k_left = Signal.like(self._next_header["k_tiles"], name="k_left")
+        next_k = self._next_header["k_tiles"]
+        is_open = Signal(name="tile_open")
+        starting = Signal(init=1, name="tile_starts")
+        accept, last_k, end_tile = flags("accept_pair", "last_k", "end_tile")
+        _, weights_next = self._weight_buffer(m, accept)
+        m.d.comb += [
+            accept.eq(self.s_axis_act_tvalid & ready),
+            last_k.eq(k_left == 1),
+            end_tile.eq(accept & last_k),
+            self._take_header.eq(self._header_waits & (~is_open | end_tile)),
+        ]
+        # A column gives one row a cycle, so a tile ends at least M cycles behind the one before:
+        # it begins when the rest of those is less than its K.
+        rest = Signal.like(rows)
+        with m.If(rest.any()):
+            m.d.sync += rest.eq(rest - 1)
+        with m.If(end_tile):
+            m.d.sync += rest.eq(rows - 1)
+        room, open_next, starting_next = flags("room", "tile_open_next", "tile_starts_next")
+        m.d.comb += [
+            room.eq(Mux(end_tile, next_k >= rows, Mux(is_open, k_left >= rest, next_k >= rest))),
+            open_next.eq(self._take_header | (is_open & ~end_tile)),
+            starting_next.eq(Mux(accept, last_k, starting)),
+        ]
+        m.d.sync += [
+            is_open.eq(open_next),
+            starting.eq(starting_next),
+            ready.eq(open_next & weights_next & (~starting_next | room)),
+        ]
+        with m.If(accept):
+            m.d.data += k_left.eq(k_left - 1)
+        signed = self._take_signs(m)
+        with m.If(self._take_header):
+            m.d.data += [rows.eq(self.next_m), k_left.eq(next_k)]
+        m.d.sync += self.beat_valid.eq(accept)
+        m.d.data += [
+            self.beat_signed.eq(signed),
+            self.beat_first.eq(starting),
+            self.beat_last.eq(last_k),
+            self.beat_rows.eq(rows),
         ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from hdl.config import PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from hdl.verilog import tidy
 from trilat.errors import InputError, run_command
 from trilat.files import write_text
@@ -87,16 +87,22 @@ def main_parser() -> argparse.ArgumentParser:
     defaults = AcceleratorConfig()
     parser = argparse.ArgumentParser(
         prog="python -m hdl.gen",
-        description="Print the Verilog of a weight-stationary systolic accelerator.",
+        description="Print the Verilog of a systolic accelerator.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument(
+        "--dataflow",
+        metavar="|".join(DATAFLOWS),
+        default=defaults.dataflow,
+        help="weight-stationary: rows along K, or output-stationary: rows along M",
+    )
     integers = {
-        "rows": "PEs along K, 1..64",
+        "rows": "PEs along K (ws) or M (os), 1..64",
         "cols": "PEs along N (output channels), 1..64",
         "act-bits": "width of an activation code, 2..8",
         "weight-bits": "width of a weight code, 2..8",
         "max-k": "longest reduction that the accumulators hold exactly",
-        "psum-depth": "rows of an output tile (M) that the psum buffer holds",
+        "psum-depth": "rows of an output tile (M) that the psum buffer holds (ws)",
     }
     for name, help_text in integers.items():
         default = getattr(defaults, name.replace("-", "_"))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -20,12 +22,27 @@ def amount_bits(config: AcceleratorConfig) -> int:
     return max(5, ((config.raw_beats - 1) * config.act_bits).bit_length())
 
 
+def _sum_ports(config: AcceleratorConfig) -> dict[str, Any]:
+    if config.is_os:
+        return {"psum": In(config.acc_bits)}
+    row = range(config.psum_depth)
+    return {
+        "psum": In(config.psum_bits(config.rows - 1)),
+        "first": In(1),
+        "read_row": In(row),
+        "write_row": In(row),
+        "write_psum": In(1),
+    }
+
+
 class Lane(Part):
     """Accumulate the sums of one column over K tiles, and turn them into output codes.
 
     Accumulation: in the cycle in which `psum` holds a beat, the psum memory gives what was read
     for `read_row` in the cycle before; the sum is written one cycle later to `write_row`
-    (`write_psum`) and, in the last K tile, to `ring_write` of the output ring (`write_ring`).
+    (`write_psum`) and, in the last K tile, to `ring_write` of the output ring (`write_ring`). An
+    output-stationary array gives complete sums: there is no psum memory, and `psum` itself is
+    written to the ring.
 
     Requantization: a pipeline that moves while `advance` is high. In stage 0 `ring_read` is an
     address, in stage 1 the ring's word is there, 2 total, 3 and 4 shifted, 5 rounded, 6 code.
@@ -36,7 +53,7 @@ class Lane(Part):
     `take_scale` makes bias and shift the present ones, `take_limits` lo, hi and flags.
 
     Members:
-        psum: aligned sum of the column.
+        psum: sum of the column, aligned with those of the others (ws).
         first: the beat in `psum` is one of the first K tile.
         read_row, write_row, write_psum, write_ring, ring_write: see above.
         param_word, write_bias, write_limits, take_scale, take_limits: see above.
@@ -49,15 +66,11 @@ class Lane(Part):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        row, ring = range(config.psum_depth), range(2 * config.psum_depth)
+        ring = range(2 * config.max_m)
         super().__init__(
             "trilat_lane",
             {
-                "psum": In(config.psum_bits(config.rows - 1)),
-                "first": In(1),
-                "read_row": In(row),
-                "write_row": In(row),
-                "write_psum": In(1),
+                **_sum_ports(config),
                 "write_ring": In(1),
                 "ring_write": In(ring),
                 "param_word": In(32),
@@ -81,14 +94,15 @@ class Lane(Part):
     def elaborate(self, platform: object) -> Module:
         """Build the lane."""
         m = self.new_module()
-        self._accumulate(m)
+        self._ring(m, self.psum if self.config.is_os else self._accumulate(m))
         self._parameters(m)
         total = self._add_bias(m)
         rounded = self._shift(m, total)
         self._saturate(m, rounded)
         return m
 
-    def _accumulate(self, m: Module) -> None:
+    def _accumulate(self, m: Module) -> Value:
+        """Add the beats of a row over K tiles; return the sum that is written."""
         config = self.config
         m.submodules.psums = psums = Memory(shape=config.acc_bits, depth=config.psum_depth, init=[])
         psums_read = psums.read_port(domain="data")
@@ -102,15 +116,17 @@ class Lane(Part):
             psums_write.data.eq(acc),
             psums_write.en.eq(self.write_psum),
         ]
-        m.submodules.ring = ring = Memory(
-            shape=config.acc_bits, depth=2 * config.psum_depth, init=[]
-        )
+        return acc
+
+    def _ring(self, m: Module, complete: Value) -> None:
+        config = self.config
+        m.submodules.ring = ring = Memory(shape=config.acc_bits, depth=2 * config.max_m, init=[])
         ring_write = ring.write_port(domain="data")
         ring_read = ring.read_port(domain="data")
         self._ring_word = ring_read.data
         m.d.comb += [
             ring_write.addr.eq(self.ring_write),
-            ring_write.data.eq(acc),
+            ring_write.data.eq(complete),
             ring_write.en.eq(self.write_ring),
             ring_read.addr.eq(self.ring_read),
             ring_read.en.eq(self.advance),

@@ -11,20 +11,26 @@ from trilat.errors import InputError, unknown_name
 # The module that all paths start from; it is the instance `core` of the top module.
 CORE = "trilat_core"
 
-REGISTER_CLASSES = (
-    "pe_activation",
-    "product",
-    "psum",
-    "weight_loading",
-    "weight_active",
-    "skew",
-    "deskew",
-)
+# By dataflow.
+REGISTER_CLASSES = {
+    "ws": (
+        "pe_activation",
+        "product",
+        "psum",
+        "weight_loading",
+        "weight_active",
+        "skew",
+        "deskew",
+    ),
+    "os": ("pe_activation", "pe_weight", "product", "accumulator", "skew", "weight_skew"),
+}
 
 _PE_REGISTERS = {
     "pe_activation": "act",
+    "pe_weight": "weight",
     "product": "product",
     "psum": "psum",
+    "accumulator": "acc",
     "weight_loading": "weight_loading",
     "weight_active": "weight_active",
 }
@@ -52,23 +58,26 @@ def register_slice(
 
     Args:
         config: the accelerator.
-        register_class: one of `REGISTER_CLASSES`.
-        row: row of the PE or of the skew line; stage of a deskew line.
-        col: column of the PE or of the deskew line; stage of a skew line.
+        register_class: one of `REGISTER_CLASSES` of the configuration's dataflow.
+        row: row of the PE or of the skew line; stage of a deskew or weight skew line.
+        col: column of the PE or of the deskew or weight skew line; stage of a skew line.
 
     Raises:
         InputError: there is no such class, or no such register in this configuration.
     """
     rows, cols = config.rows, config.cols
+    if register_class not in REGISTER_CLASSES[config.dataflow]:
+        accepted = list(REGISTER_CLASSES[config.dataflow])
+        raise unknown_name(f"register class of an array with dataflow {config.dataflow}",
+                           register_class, accepted)  # fmt: skip
     if register_class in _PE_REGISTERS:
-        count, bits = (
-            (rows, cols),
-            {
-                "pe_activation": config.act_bits,
-                "product": config.product_bits,
-                "psum": config.psum_bits(min(max(row, 0), rows - 1)),
-            }.get(register_class, config.weight_bits),
-        )
+        count = (rows, cols)
+        bits = {
+            "pe_activation": config.act_bits,
+            "product": config.product_bits,
+            "psum": config.psum_bits(min(max(row, 0), rows - 1)),
+            "accumulator": config.acc_bits,
+        }.get(register_class, config.weight_bits)
         place = RegisterSlice(
             path=f"col_{col}.pe_{row}.{_PE_REGISTERS[register_class]}", low=0, bits=bits
         )
@@ -77,11 +86,13 @@ def register_slice(
         # With a single row its register is the module's output itself.
         name = f"row_{row}" if rows > 1 else "act"
         place = RegisterSlice(path=f"skew.{name}", low=col * bits, bits=bits)
-    elif register_class == "deskew":
+    elif register_class == "weight_skew":
+        count, bits = (col + 1, cols), config.weight_bits
+        name = f"col_{col}" if cols > 1 else "weight"
+        place = RegisterSlice(path=f"weight_skew.{name}", low=row * bits, bits=bits)
+    else:
         count, bits = (cols - 1 - col, cols), config.psum_bits(rows - 1)
         place = RegisterSlice(path=f"deskew.col_{col}", low=row * bits, bits=bits)
-    else:
-        raise unknown_name("register class", register_class, list(REGISTER_CLASSES))
     if not (0 <= row < count[0] and 0 <= col < count[1]):
         raise InputError(
             f"there is no {register_class} register at row {row}, column {col} "

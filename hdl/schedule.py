@@ -3,6 +3,10 @@
 
 Closed forms only; tests compare them with the emitted Verilog in simulation. The table they
 implement is in docs/architecture.md, "Registers and time of the array".
+
+An output-stationary array fits the same forms as one whose K tiles are a single index of K, take
+one beat and follow each other in every cycle (`AcceleratorConfig.k_step` is 1); what is its own
+is that a tile ends no sooner than the rows of the tile before have left its columns.
 """
 
 from __future__ import annotations
@@ -48,16 +52,16 @@ class OutputTile:
 
 def output_tiles(config: AcceleratorConfig, gemm: GemmShape) -> Iterator[OutputTile]:
     """Yield the output tiles of a layer in the order in which they are sent."""
-    k_tiles = -(-gemm.k // config.rows)
+    k_tiles = -(-gemm.k // config.k_step)
     for group in range(gemm.groups):
         for n0 in range(0, gemm.n, config.cols):
-            for m0 in range(0, gemm.m, config.psum_depth):
+            for m0 in range(0, gemm.m, config.max_m):
                 yield OutputTile(
                     group=group,
                     n0=n0,
                     n1=min(n0 + config.cols, gemm.n),
                     m0=m0,
-                    m1=min(m0 + config.psum_depth, gemm.m),
+                    m1=min(m0 + config.max_m, gemm.m),
                     k_tiles=k_tiles,
                 )
 
@@ -65,21 +69,37 @@ def output_tiles(config: AcceleratorConfig, gemm: GemmShape) -> Iterator[OutputT
 def act_register_cycle(
     config: AcceleratorConfig, m: int, row: int, col: int, k: int, beat: int
 ) -> int:
-    """Return the cycle in which the activation register of PE(row, col) holds beat (k, beat)."""
+    """Return the cycle in which the activation register of PE(row, col) holds beat (k, beat).
+
+    Output-stationary: beat `k`, and `beat` is 0.
+    """
     return k * k_tile_period(config, m) + beat + row + col + 2
 
 
 def k_tile_period(config: AcceleratorConfig, m: int) -> int:
     """Return the cycles between the first beats of two K tiles of `m` beats, without stalls.
 
-    A tile takes its beats, a weight block a beat per row, and a sum is read again no sooner than
-    `PSUM_LATENCY` cycles later.
+    Weight-stationary: a tile takes its beats, a weight block a beat per row, and a sum is read
+    again no sooner than `PSUM_LATENCY` cycles later. Output-stationary: 1.
     """
+    if config.is_os:
+        return 1
     return max(m, config.rows, PSUM_LATENCY)
 
 
+def collector_levels(config: AcceleratorConfig) -> int:
+    """Return the registers between an accumulator and the lane (output-stationary).
+
+    A level of the column's multiplexer takes one of four sums.
+    """
+    return -(-(config.rows - 1).bit_length() // 2)
+
+
 def output_latency(config: AcceleratorConfig) -> int:
-    """Return the cycles from a beat of the last K tile to its output beat, without stalls."""
+    """Return the cycles from a beat of the last K tile to its output beat, without stalls.
+
+    Output-stationary: to that of row 0.
+    """
     return _issue_latency(config) + REQUANTIZE_LATENCY
 
 
@@ -110,8 +130,8 @@ def network_cycles(config: AcceleratorConfig, gemms: Sequence[GemmShape]) -> int
     """
     start = state = _start(config)
     for gemm in gemms:
-        k_tiles = -(-gemm.k // config.rows)
-        full, rest = divmod(gemm.m, config.psum_depth)
+        k_tiles = -(-gemm.k // config.k_step)
+        full, rest = divmod(gemm.m, config.max_m)
 
         def column_block(
             state: _State,
@@ -121,7 +141,7 @@ def network_cycles(config: AcceleratorConfig, gemms: Sequence[GemmShape]) -> int
             rest: int = rest,
         ) -> _State:
             state = _repeat(
-                lambda s: _after_tile(config, s, config.psum_depth, k_tiles, gemm.raw),
+                lambda s: _after_tile(config, s, config.max_m, k_tiles, gemm.raw),
                 state,
                 splits,
             )
@@ -137,11 +157,13 @@ class _State:
 
     Attributes:
         accept: earliest first activation beat of the next tile.
+        ends: earliest last activation beat of the next tile (output-stationary).
         params: acceptance of the last parameter word of the next tile.
         drained: issue of the last row of the tile before to the requantizer.
     """
 
     accept: int
+    ends: int
     params: int
     drained: int
 
@@ -150,7 +172,12 @@ class _State:
 
 
 def _issue_latency(config: AcceleratorConfig) -> int:
-    """Cycles from a beat's acceptance until its row can be issued to the requantizer."""
+    """Cycles from a beat's acceptance until its row can be issued to the requantizer.
+
+    Output-stationary: from the last beat's until row 0 can.
+    """
+    if config.is_os:
+        return config.cols + 4 + collector_levels(config)
     return config.rows + config.cols + 4
 
 
@@ -161,10 +188,12 @@ def _param_words(config: AcceleratorConfig) -> int:
 def _start(config: AcceleratorConfig) -> _State:
     """Return the state after reset; cycle 0 accepts the first parameter word and weight beat."""
     words = _param_words(config)
+    never = -(1 << 20)
     return _State(
-        accept=max(config.rows, words) + 1,
+        accept=max(0 if config.is_os else config.rows, words) + 1,
+        ends=never,
         params=words - 1,
-        drained=-(1 << 20),
+        drained=never,
     )
 
 
@@ -172,14 +201,16 @@ def _after_tile(
     config: AcceleratorConfig, state: _State, m: int, k_tiles: int, raw: bool
 ) -> _State:
     period = k_tile_period(config, m)
-    last_k_tile = state.accept + (k_tiles - 1) * period
+    accept = max(state.accept, state.ends - k_tiles + 1)
+    last_k_tile = accept + (k_tiles - 1) * period
     issue = max(last_k_tile + _issue_latency(config), state.drained + 1)
     # Words of the tile after this one follow when all parameters of this one have been taken:
     # two cycles behind its last word, or when the tile before leaves the requantizer.
     taken = max(state.params + 2, state.drained + _LIMITS_STAGE)
     params = taken + 1 + _param_words(config)
     return _State(
-        accept=max(state.accept + k_tiles * period, params + 2),
+        accept=max(accept + k_tiles * period, params + 2),
+        ends=last_k_tile + (m if config.is_os else 0),
         params=params,
         drained=issue + m * (config.raw_beats if raw else 1) - 1,
     )

@@ -19,8 +19,8 @@ class TileJob:
     """All that one output tile sends, in the accelerator's own integers.
 
     Attributes:
-        acts: int64 (M, k_tiles * rows) activation codes, zero past K.
-        weights: int64 (k_tiles * rows, cols) weight codes, zero past K and N.
+        acts: int64 (M, k_tiles * k_step) activation codes, zero past K.
+        weights: int64 (k_tiles * k_step, cols) weight codes, zero past K and N.
         bias: int64 (cols,).
         shift: int64 (cols,), 0..31; unused where `raw`.
         lo, hi: int64 (cols,) saturation codes.
@@ -47,7 +47,7 @@ class TileJob:
 
     @property
     def m(self) -> int:
-        """Activation beats per K tile, and output rows."""
+        """Output rows; of a weight-stationary array also the activation beats per K tile."""
         return int(self.acts.shape[0])
 
 
@@ -66,8 +66,8 @@ class TileOutput:
 
 
 def k_tiles(config: AcceleratorConfig, job: TileJob) -> int:
-    """Return the K tiles of a job."""
-    return int(job.acts.shape[1]) // config.rows
+    """Return the K tiles of a job; for an output-stationary array they are K itself."""
+    return int(job.acts.shape[1]) // config.k_step
 
 
 def round_half_even_shift(value: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
@@ -96,11 +96,15 @@ def check_input(config: AcceleratorConfig, job: TileJob) -> tuple[np.ndarray, in
         checked = np.where(low | high, 0, job.acts)
     else:
         checked = np.clip(job.acts, job.input_lo, job.input_hi)
-    return checked, int((low | high).sum())
+    violations = int((low | high).sum())
+    if config.is_os and not job.input_lo <= 0 <= job.input_hi:
+        # The beats carry zeros for the rows past M.
+        violations += (config.rows - job.m) * job.acts.shape[1]
+    return checked, violations
 
 
 def finish(config: AcceleratorConfig, job: TileJob, acc: np.ndarray) -> tuple[np.ndarray, int]:
-    """Turn psum-buffer words, int64 (M, cols), into output rows and output violations."""
+    """Turn the sums of all K, int64 (M, cols), into output rows and output violations."""
     total = wrap(acc, config.acc_bits) + job.bias
     if job.raw:
         return total, 0
@@ -144,3 +148,41 @@ def param_words(config: AcceleratorConfig, job: TileJob) -> list[int]:
             | int(job.hi_is_bound[c]) << 25
         )
     return words
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StreamBeats:
+    """What a job sends on the two operand streams, in order.
+
+    Attributes:
+        weights: int64 (beats, cols), one element per column.
+        acts: int64 (beats, rows), one element per row.
+        weight_last, act_last: beats after which tlast recurs.
+    """
+
+    weights: np.ndarray
+    acts: np.ndarray
+    weight_last: int
+    act_last: int
+
+
+def stream_beats(config: AcceleratorConfig, job: TileJob) -> StreamBeats:
+    """Return a job's weight and activation beats.
+
+    Weight-stationary: for every K tile a block of `rows` weight beats, row rows - 1 first, and M
+    activation beats. Output-stationary: for every k a weight beat and an activation beat of the M
+    codes of that k, zero past M.
+    """
+    if config.is_os:
+        acts = np.zeros((job.acts.shape[1], config.rows), dtype=np.int64)
+        acts[:, : job.m] = job.acts.T
+        count = len(acts)
+        return StreamBeats(weights=job.weights, acts=acts, weight_last=count, act_last=count)
+    tiles = k_tiles(config, job)
+    blocks = job.weights.reshape(tiles, config.rows, config.cols)[:, ::-1]
+    return StreamBeats(
+        weights=blocks.reshape(-1, config.cols),
+        acts=job.acts.reshape(job.m, tiles, config.rows).swapaxes(0, 1).reshape(-1, config.rows),
+        weight_last=config.rows,
+        act_last=job.m,
+    )

@@ -32,10 +32,13 @@ _HARNESS_PORTS = (
 # Where the register classes of hdl.registers are: (module, variable).
 _VARIABLES = {
     "pe_activation": (("trilat_pe_*", "act"),),
+    "pe_weight": (("trilat_pe_*", "weight"),),
     "product": (("trilat_pe_*", "product"),),
+    "accumulator": (("trilat_pe_*", "acc"),),
     "psum": (("trilat_pe_*", "psum"),),
     "weight_active": (("trilat_pe_*", "weight_active"),),
     "skew": (("trilat_activation_skew", "row_*"), ("trilat_activation_skew", "act")),
+    "weight_skew": (("trilat_weight_skew", "col_*"), ("trilat_weight_skew", "weight")),
     "deskew": (("trilat_deskew", "col_*"),),
 }
 

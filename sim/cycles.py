@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hdl.config import AcceleratorConfig
-from hdl.schedule import k_tile_period
+from hdl.schedule import k_tile_period, output_latency
 from hdl.tile import TileJob, k_tiles
 
-# Cycles from the acceptance of a beat to its output, beyond one for each row and column passed.
-_PIPELINE = 11
 # From the last parameter word to the first beat of its tile, behind a tile that is being
 # accepted, and behind the drain that releases the parameter registers.
 _BEHIND_TILE, _BEHIND_DRAIN = 3, 1
@@ -22,9 +20,11 @@ def tile_times(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> list[tuple
     Cycle 0 is the first beat of the first tile; senders and receiver are always ready. A tile
     starts when the one before has been accepted and its own parameter words are in, and those
     wait until the tile before the last has left: there are two sets of parameter registers.
+    An output-stationary tile ends no sooner than the rows of the one before have left the array.
     """
     words = 2 + 2 * config.cols
     times: list[tuple[int, int]] = []
+    ends = 0
     for index, job in enumerate(jobs):
         start, left = 0, -1
         if index > 0:
@@ -34,9 +34,13 @@ def tile_times(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> list[tuple
             left = times[-1][1]
         if index > 1:
             start = max(start, times[-2][1] + words + _BEHIND_DRAIN)
+        accepted = (k_tiles(config, job) - 1) * k_tile_period(config, job.m)
+        if index > 0 and config.is_os:
+            # A column gives one row a cycle, behind the last beat of its tile.
+            start = max(start, ends + jobs[index - 1].m - accepted)
+        ends = start + accepted
         beats = job.m * (config.raw_beats if job.raw else 1)
-        first = start + (k_tiles(config, job) - 1) * k_tile_period(config, job.m)
-        first += config.rows + config.cols + _PIPELINE
+        first = ends + output_latency(config)
         times.append((start, max(first - 1, left) + beats))
     return times
 

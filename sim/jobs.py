@@ -27,8 +27,8 @@ def random_job(
     Shifts spread the sums over the output word; with a protection unit, bounds are tighter than
     the word in most columns and violated by a good part of the elements.
     """
-    m = int(rng.integers(1, min(config.psum_depth, 24) + 1)) if m is None else m
-    most = min(config.max_k_tiles, 5)
+    m = int(rng.integers(1, min(config.max_m, 24) + 1)) if m is None else m
+    most = min(config.max_k_tiles, 5 * config.rows // config.k_step)
     k_tiles = int(rng.integers(1, most + 1)) if k_tiles is None else k_tiles
     raw = bool(rng.random() < 0.25) if raw is None else raw
     signed_in, signed_out = (bool(v) for v in rng.integers(0, 2, 2))
@@ -36,7 +36,7 @@ def random_job(
     lo_out, hi_out = code_range(config.act_bits, signed_out)
     # Every code that a register can hold, the most negative weight among them.
     lo_w, hi_w = code_range(config.weight_bits, True)
-    rows, cols = k_tiles * config.rows, config.cols
+    rows, cols = k_tiles * config.k_step, config.cols
     spread = hi_in * hi_w * np.sqrt(rows)
     shift = np.log2(max(spread / (1 << config.act_bits), 1)).round() + rng.integers(-1, 2, cols)
     reach = min(int(spread) + 1, (1 << (config.acc_bits - 1)) - 1)

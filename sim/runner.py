@@ -95,7 +95,7 @@ def run_jobs(
     simulator = build_simulator(config, cache, all_registers=bool(classes - {"pe_activation"}))
     alone = [bool(faults[i]) or (i > 0 and bool(faults[i - 1])) for i in range(len(jobs))]
     # The longest legal silence: the whole pipeline, the drain of a bank and the parameter words.
-    quiet = 1000 + 8 * (config.rows + config.cols + config.psum_depth)
+    quiet = 1000 + 8 * (config.rows + config.cols + config.max_m)
     moments = plan_moments(config, faults)
     with tempfile.TemporaryDirectory(prefix="trilat-run-") as name:
         folder = Path(name)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.tile import TileJob, k_tiles, param_words
+from hdl.tile import TileJob, param_words, stream_beats
 
 _LAST, _FIRST = 1, 2
 
@@ -64,16 +64,12 @@ def write_stimulus(
     ):
         for index, job in enumerate(jobs):
             after = index if alone[index] else 0
-            tiles = k_tiles(config, job)
             words = np.array(param_words(config, job), dtype=np.int64)[:, None]
             param.write(_records(pack(words, 32), after, period=len(words)))
-            # Row R - 1 of a block is sent first.
-            blocks = job.weights.reshape(tiles, config.rows, config.cols)[:, ::-1]
-            beats = pack(blocks.reshape(-1, config.cols), config.weight_bits)
-            weight.write(_records(beats, after, period=config.rows))
-            acts = job.acts.reshape(job.m, tiles, config.rows).swapaxes(0, 1)
-            beats = pack(acts.reshape(-1, config.rows), config.act_bits)
-            act.write(_records(beats, after, period=job.m))
+            beats = stream_beats(config, job)
+            packed = pack(beats.weights, config.weight_bits)
+            weight.write(_records(packed, after, period=beats.weight_last))
+            act.write(_records(pack(beats.acts, config.act_bits), after, period=beats.act_last))
 
 
 def _records(beats: np.ndarray, after: int, *, period: int) -> bytes:

@@ -17,7 +17,7 @@ from faultinj.lowering import check_fits, gemm_shape, lower, raise_output
 from faultinj.protection import UNPROTECTED, Protection
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
-from hdl.schedule import GemmShape, OutputTile, network_cycles
+from hdl.schedule import GemmShape, OutputTile, k_tile_period, network_cycles
 from hdl.tile import TileJob, TileOutput, k_tiles
 from quant.network import Gemm, IntegerNetwork
 from sim.build import build_simulator
@@ -286,12 +286,13 @@ def _violations(config: AcceleratorConfig, job: TileJob) -> tuple[int, int]:
 def measure_speed(config: AcceleratorConfig, cache: Path) -> tuple[float, float]:
     """Return simulated cycles per second, and the seconds that starting a simulator takes."""
     rng = np.random.default_rng(0)
-    m = min(config.psum_depth, 64)
-    job = random_job(config, rng, m=m, k_tiles=min(config.max_k_tiles, 32), raw=False)
+    m = min(config.max_m, 64)
+    tiles = min(config.max_k_tiles, 32 * config.rows // config.k_step)
+    job = random_job(config, rng, m=m, k_tiles=tiles, raw=False)
     startup = run_jobs(config, [job], cache=cache).seconds
     cycles = 20_000
     while True:
-        count = 1 + cycles // (m * k_tiles(config, job))
+        count = 1 + cycles // (k_tile_period(config, m) * k_tiles(config, job))
         run = run_jobs(config, [job] * count, cache=cache)
         # Long enough that the noise of starting a process does not matter.
         if run.seconds > 3 * startup or cycles > 1_000_000:

@@ -13,4 +13,6 @@ CACHE = Path(__file__).parents[2] / ".cache" / "hdl-tests"
 
 @pytest.fixture(scope="session")
 def bench() -> Bench:
-    return Bench(list(CONFIGS.values()), CACHE, {PROBED: all_registers(PROBED)})
+    return Bench(
+        list(CONFIGS.values()), CACHE, {config: all_registers(config) for config in PROBED}
+    )

@@ -45,20 +45,35 @@ CONFIGS = {
     "4x1": AcceleratorConfig(
         rows=4, cols=1, act_bits=7, weight_bits=3, max_k=65536, psum_depth=4
     ),
+    "os 5x3": AcceleratorConfig(dataflow="os", rows=5, cols=3, max_k=40, protect="clip"),
+    "os 1x1": AcceleratorConfig(
+        dataflow="os", rows=1, cols=1, act_bits=2, weight_bits=8, max_k=65535
+    ),
+    "os 8x8": AcceleratorConfig(
+        dataflow="os", rows=8, cols=8, act_bits=4, weight_bits=4, max_k=30, protect="zero"
+    ),
+    "os 1x8": AcceleratorConfig(
+        dataflow="os", rows=1, cols=8, act_bits=8, weight_bits=2, max_k=40,
+        protect="zero", protect_place="output",
+    ),
+    "os 18x1": AcceleratorConfig(
+        dataflow="os", rows=18, cols=1, act_bits=3, weight_bits=5, max_k=40,
+        protect="clip", protect_place="input",
+    ),
 }  # fmt: skip
-PROBED = CONFIGS["3x5"]
+PROBED = (CONFIGS["3x5"], CONFIGS["os 5x3"])
 
 
 def all_registers(config: AcceleratorConfig) -> list[tuple[str, int, int]]:
     """Return every register of the schedule's table as (class, row, col)."""
     rows, cols = range(config.rows), range(config.cols)
-    places = [
-        (name, row, col)
-        for name in ("pe_activation", "product", "psum")
-        for row in rows
-        for col in cols
-    ]
+    names = ("pe_activation", "product", "psum")
+    if config.is_os:
+        names = ("pe_activation", "pe_weight", "product", "accumulator")
+    places = [(name, row, col) for name in names for row in rows for col in cols]
     places += [("skew", row, stage) for row in rows for stage in range(row + 1)]
+    if config.is_os:
+        return places + [("weight_skew", stage, col) for col in cols for stage in range(col + 1)]
     places += [("deskew", stage, col) for col in cols for stage in range(config.cols - 1 - col)]
     return places
 
@@ -317,6 +332,10 @@ def pack(codes: Sequence[int], bits: int) -> int:
 
 def job_beats(config: AcceleratorConfig, job: TileJob) -> dict[str, list[int]]:
     weights, acts = [], []
+    if config.is_os:
+        weights = [pack(row, config.weight_bits) for row in job.weights]
+        acts = [pack(column, config.act_bits) for column in job.acts.T]
+        return {"param": param_words(config, job), "weight": weights, "act": acts}
     for k in range(k_tiles(config, job)):
         rows = slice(k * config.rows, (k + 1) * config.rows)
         weights += [pack(row, config.weight_bits) for row in job.weights[rows][::-1]]
@@ -360,7 +379,7 @@ def random_job(
     extreme: bool = False,
 ) -> TileJob:
     """Return a job; `extreme` makes all codes the ends of their ranges."""
-    bits, cols, count = config.act_bits, config.cols, k_tiles * config.rows
+    bits, cols, count = config.act_bits, config.cols, k_tiles * config.k_step
     signed_in = bool(rng.integers(2)) if signed_in is None else signed_in
     signed_out = bool(rng.integers(2)) if signed_out is None else signed_out
 

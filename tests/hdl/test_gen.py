@@ -29,6 +29,9 @@ CONFIGS = [
     AcceleratorConfig(rows=8, cols=4, act_bits=6, protect="zero", protect_place="output"),
     AcceleratorConfig(rows=2, cols=64, act_bits=2, weight_bits=8, psum_depth=65535),
     AcceleratorConfig(rows=64, cols=2, max_k=65536),
+    AcceleratorConfig(dataflow="os", protect="clip"),
+    AcceleratorConfig(dataflow="os", rows=1, cols=1, act_bits=2, weight_bits=2, max_k=1),
+    AcceleratorConfig(dataflow="os", rows=33, cols=2, act_bits=3, protect="zero"),
 ]
 
 
@@ -115,6 +118,8 @@ def test_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--weight-bits", "9"], "weight_bits must be an integer in 2..8, not 9"),
         (["--rows", "abc"], "rows must be an integer in 1..64, not 'abc'"),
         (["--psum-depth", "1.5"], "psum_depth must be an integer in 2..65535, not '1.5'"),
+        (["--dataflow", "is"], "dataflow must be one of ws, os, not 'is'"),
+        (["--dataflow", "os", "--max-k", "65536"], "max_k must be at most 65535, not 65536"),
         (["--protect", "clamp"], "protect must be one of none, clip, zero, not 'clamp'"),
         (["--protect-place", "x"], "protect_place must be one of both, input, output, not 'x'"),
     ],
@@ -147,7 +152,7 @@ def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_register_places_exist(default: str) -> None:
     config = AcceleratorConfig()
     text = modules(default)
-    for register_class in REGISTER_CLASSES:
+    for register_class in REGISTER_CLASSES["ws"]:
         for row, col in ((0, 0), (3, 2), (14, 1), (15, 15)):
             if register_class == "deskew" and row >= 15 - col:
                 continue
@@ -166,6 +171,31 @@ def test_register_places_exist(default: str) -> None:
             assert place.low + place.bits <= int(width[1]) + 1
             if instance.startswith("col_"):
                 assert place.bits == int(width[1]) + 1
+
+
+def test_output_stationary_modules() -> None:
+    """One PE module, one column module; their registers where the schedule says."""
+    config = AcceleratorConfig(dataflow="os", rows=16, cols=16)
+    verilog = generate(config)
+    assert verilog.count("\n") < 1500
+    text = modules(verilog)
+    assert "trilat_deskew" not in text
+    assert [name for name in text if name.startswith("trilat_pe")] == ["trilat_pe_os"]
+    assert re.findall(r"trilat_pe_os pe_(\d+) \(", text["trilat_os_column"]) == [
+        str(row) for row in range(16)
+    ]
+    assert "aresetn" not in text["trilat_pe_os"] + text["trilat_os_column"]
+    for register_class in REGISTER_CLASSES["os"]:
+        place = register_slice(config, register_class, 0, 0)
+        instance, *_, register = place.path.split(".")
+        module = {"skew": "trilat_activation_skew", "weight_skew": "trilat_weight_skew"}
+        width = re.search(
+            rf"reg\s+\[(\d+):0\] {register}\b", text[module.get(instance, "trilat_pe_os")]
+        )
+        assert width is not None and place.low + place.bits <= int(width[1]) + 1
+    for missing in ("psum", "deskew", "weight_active"):
+        with pytest.raises(InputError, match="unknown register class of an array with dataflow os"):
+            register_slice(config, missing, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ STALLS = {"none": (0, 0), "starved": (40, 0), "blocked": (0, 60), "both": (25, 5
 def random_jobs(config: AcceleratorConfig, seed: int, count: int = 14) -> list[TileJob]:
     """Return jobs with every M from 1 to the psum depth likely, the ends most of all."""
     rng = np.random.default_rng(seed)
-    depth = config.psum_depth
+    depth, most = config.max_m, min(5 * config.rows // config.k_step, config.max_k_tiles)
     return [
         random_job(
             config,
             rng,
-            m=int(rng.choice([1, 2, depth, rng.integers(1, depth + 1)])),
-            k_tiles=int(rng.integers(1, min(5, config.max_k_tiles) + 1)),
+            m=int(rng.choice([1, min(2, depth), depth, rng.integers(1, depth + 1)])),
+            k_tiles=int(rng.integers(1, most + 1)),
             raw=bool(rng.random() < 0.3),
             extreme=bool(rng.random() < 0.3),
         )
@@ -76,7 +76,9 @@ def test_extremes(bench: Bench, name: str) -> None:
     for signed, act in ((False, (1 << config.act_bits) - 1), (True, -(1 << (config.act_bits - 1)))):
         for weight in (-(1 << (config.weight_bits - 1)), (1 << (config.weight_bits - 1)) - 1):
             for bias in (-(1 << (config.acc_bits - 1)), (1 << (config.acc_bits - 1)) - 1):
-                job = random_job(config, rng, m=2, k_tiles=k_tiles, raw=True, signed_in=signed)
+                job = random_job(
+                    config, rng, m=min(2, config.max_m), k_tiles=k_tiles, raw=True, signed_in=signed
+                )
                 ones = np.ones_like
                 jobs.append(
                     replace(
@@ -127,8 +129,31 @@ def table(
         "pe_activation": (2, codes[row]),
         "product": (3, products[row, col]),
         "psum": (4, sums[row, col]),
+        "accumulator": (4, sums[row, col]),
     }[name]
     return cycle + row + col, value
+
+
+def assert_held(
+    config: AcceleratorConfig,
+    samples: np.ndarray,
+    t: int,
+    codes: np.ndarray,
+    products: np.ndarray,
+    sums: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> int:
+    """Compare all registers that a beat accepted in cycle t meets; return how many."""
+    places = all_registers(config)
+    for index, (name, row, col) in enumerate(places):
+        if weights is not None and name in ("weight_skew", "pe_weight"):
+            cycle, value = (1 if name == "weight_skew" else 2 + col) + row, weights[col]
+        else:
+            cycle, value = table(name, row, col, codes, products, sums)
+        bits = register_slice(config, name, row, col).bits
+        held = int(samples[t + cycle, index])
+        assert wrap(np.array(held), bits) == wrap(np.array(value), bits), (name, row, col, t)
+    return len(places)
 
 
 @pytest.mark.parametrize("gap", [0, 30])
@@ -137,7 +162,7 @@ def test_registers_hold_what_the_table_says(bench: Bench, gap: int) -> None:
 
     Cycles count from the beat's own acceptance, so that the table holds with pauses too.
     """
-    config, places = PROBED, all_registers(PROBED)
+    config = PROBED[0]
     jobs = random_jobs(config, 11)
     run = bench.run(config, jobs, seed=4, gap=gap)
     assert_equal(config, jobs, run)
@@ -150,17 +175,33 @@ def test_registers_hold_what_the_table_says(bench: Bench, gap: int) -> None:
         for k in range(job.acts.shape[1] // rows):
             weights = job.weights[k * rows : (k + 1) * rows]
             for m in range(job.m):
-                t = next(accepted)
                 codes = acts[m, k * rows : (k + 1) * rows]
                 products = codes[:, None] * weights
                 sums = np.cumsum(products, axis=0)
-                for index, (name, row, col) in enumerate(places):
-                    cycle, value = table(name, row, col, codes, products, sums)
-                    bits = register_slice(config, name, row, col).bits
-                    held = int(samples[t + cycle, index])
-                    assert wrap(np.array(held), bits) == wrap(np.array(value), bits), (
-                        name, row, col, t,
-                    )  # fmt: skip
-                    compared += 1
+                compared += assert_held(config, samples, next(accepted), codes, products, sums)
     assert compared > 10_000
     assert cols > 1 and next(accepted, None) is None
+
+
+@pytest.mark.parametrize("gap", [0, 30])
+def test_registers_of_an_output_stationary_array(bench: Bench, gap: int) -> None:
+    """As for the weight-stationary array; rows past M hold what their padding makes them."""
+    config = PROBED[1]
+    jobs = random_jobs(config, 11)
+    run = bench.run(config, jobs, seed=4, gap=gap)
+    assert_equal(config, jobs, run)
+    samples = np.array(run.samples, dtype=object)
+    accepted = iter(run.act_cycles)
+    compared = 0
+    for job in jobs:
+        acts = np.zeros((config.rows, job.acts.shape[1]), dtype=np.int64)
+        acts[: job.m], _ = check_input(config, job)
+        acts[job.m :] = np.clip(0, job.input_lo, job.input_hi)
+        sums = np.zeros((config.rows, config.cols), dtype=np.int64)
+        for codes, weights in zip(acts.T, job.weights, strict=True):
+            products = codes[:, None] * weights
+            sums = sums + products
+            t = next(accepted)
+            compared += assert_held(config, samples, t, codes, products, sums, weights)
+    assert compared > 10_000
+    assert next(accepted, None) is None

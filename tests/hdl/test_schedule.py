@@ -30,6 +30,7 @@ SEQUENCES = {
     "equal long": [(2, 5, False)] * 6,
     "raw": [(2, 2, True)] * 5,
     "raw between": [(1, 3, False), (2, 1, True), (1, 1, False), (2, 4, False), (1, 1, True)],
+    "long and short": [(0, 30, False), (0, 1, False), (1, 30, False), (0, 9, True)] * 2,
     "full": [(0, 2, False)] * 4 + [(0, 1, False)] * 5,
     "mixed": [(0, 1, False), (1, 1, False), (0, 3, True), (2, 2, False), (1, 6, False)] * 2,
 }
@@ -41,26 +42,32 @@ SEQUENCES = {
 def test_cycles_equal_those_of_the_rtl(bench: Bench, name: str, sequence: str) -> None:
     config = CONFIGS[name]
     rng = np.random.default_rng(0)
-    tiles = [(m or config.psum_depth, k, raw) for m, k, raw in SEQUENCES[sequence]]
+    tiles = [
+        (min(m, config.max_m) or config.max_m, min(k, config.max_k_tiles), raw)
+        for m, k, raw in SEQUENCES[sequence]
+    ]
     jobs = [random_job(config, rng, m=m, k_tiles=k, raw=raw) for m, k, raw in tiles]
     run = bench.run(config, jobs)
     measured = run.out_cycles[-1] - run.act_cycles[0] + 1
-    gemms = [GemmShape(m=m, k=k * config.rows, n=config.cols, raw=raw) for m, k, raw in tiles]
+    gemms = [GemmShape(m=m, k=k * config.k_step, n=config.cols, raw=raw) for m, k, raw in tiles]
     assert network_cycles(config, gemms) == measured
     m, k, raw = tiles[0]
     beats = m * (config.raw_beats if raw else 1)
     alone = run.out_cycles[beats - 1] - run.act_cycles[0] + 1
     assert tile_cycles(config, m=m, k_tiles=k, raw=raw) == alone
     period = k_tile_period(config, m)
-    expected = [run.act_cycles[0] + i * period + beat for i in range(k) for beat in range(m)]
-    assert run.act_cycles[: m * k] == expected
-    last_beat = run.act_cycles[m * (k - 1)]
+    of_a_k_tile = 1 if config.is_os else m
+    expected = [
+        run.act_cycles[0] + i * period + beat for i in range(k) for beat in range(of_a_k_tile)
+    ]
+    assert run.act_cycles[: of_a_k_tile * k] == expected
+    last_beat = run.act_cycles[of_a_k_tile * (k - 1)]
     assert run.out_cycles[0] == last_beat + output_latency(config)
 
 
 def as_single_tiles(config: AcceleratorConfig, gemm: GemmShape) -> list[GemmShape]:
     return [
-        GemmShape(m=t.m1 - t.m0, k=t.k_tiles * config.rows, n=config.cols, raw=gemm.raw)
+        GemmShape(m=t.m1 - t.m0, k=t.k_tiles * config.k_step, n=config.cols, raw=gemm.raw)
         for t in output_tiles(config, gemm)
     ]
 
@@ -77,15 +84,16 @@ gemm_shapes = st.builds(
 
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(
+    dataflow=st.sampled_from(["ws", "os"]),
     rows=st.integers(1, 9),
     cols=st.integers(1, 9),
     depth=st.integers(2, 12),
     gemms=st.lists(gemm_shapes, min_size=1, max_size=4),
 )
 def test_grouping_equal_tiles_changes_nothing(
-    rows: int, cols: int, depth: int, gemms: list[GemmShape]
+    dataflow: str, rows: int, cols: int, depth: int, gemms: list[GemmShape]
 ) -> None:
-    config = AcceleratorConfig(rows=rows, cols=cols, psum_depth=depth, max_k=64)
+    config = AcceleratorConfig(dataflow=dataflow, rows=rows, cols=cols, psum_depth=depth, max_k=64)
     singles = [tile for gemm in gemms for tile in as_single_tiles(config, gemm)]
     assert network_cycles(config, gemms) == network_cycles(config, singles)
     if len(gemms) == 1:
@@ -123,3 +131,24 @@ def test_register_cycle_is_the_table_s() -> None:
     assert k_tile_period(config, 2) == 4
     assert k_tile_period(config, 9) == 9
     assert act_register_cycle(config, 2, row=3, col=1, k=5, beat=1) == 5 * 4 + 1 + 3 + 1 + 2
+
+
+def test_output_stationary_by_hand() -> None:
+    """Tiles of a layer follow each other every K cycles; short ones when rows or words let them."""
+    config = AcceleratorConfig(dataflow="os")
+    conv = GemmShape(m=1024, k=576, n=128)
+    last = tile_cycles(config, m=16, k_tiles=576)
+    assert last == 575 + (16 + 4 + 2) + 7 + 16
+    assert layer_cycles(config, conv) == (8 * 64 - 1) * 576 + last
+    tall = AcceleratorConfig(dataflow="os", rows=64, cols=4)
+    last = tile_cycles(tall, m=64, k_tiles=27)
+    assert layer_cycles(tall, GemmShape(m=640, k=27, n=4)) == 9 * 64 + last
+    tiles = list(output_tiles(config, GemmShape(m=20, k=9, n=17, groups=2)))
+    assert [(t.group, t.n0, t.n1, t.m0, t.m1, t.k_tiles) for t in tiles[:4]] == [
+        (0, 0, 16, 0, 16, 9),
+        (0, 0, 16, 16, 20, 9),
+        (0, 16, 17, 0, 16, 9),
+        (0, 16, 17, 16, 20, 9),
+    ]
+    assert len(tiles) == 8
+    assert act_register_cycle(config, 5, row=3, col=1, k=7, beat=0) == 7 + 3 + 1 + 2

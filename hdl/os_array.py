@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output-stationary array: a column of PEs, and how its finished sums are collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import AcceleratorConfig
+from hdl.module import Part, place
+from hdl.os_pe import OutputStationaryElement
+
+
+def row_bits(config: AcceleratorConfig) -> int:
+    """Width of the index of a row of PEs, at least 1."""
+    return max((config.rows - 1).bit_length(), 1)
+
+
+class OutputStationaryColumn(Part):
+    """`rows` PEs, one below the other, and the collector of their sums.
+
+    The sum of PE r of a tile is complete one cycle after that of PE r - 1, and stays at least one
+    cycle: so one pipelined multiplexer per column, told a row index that counts up, takes one sum
+    a cycle, with no second register in the PEs. `row` is in its register in the cycle in which
+    PE `row` holds its complete sum; `psum` has that sum `hdl.schedule.collector_levels` cycles
+    later, and in that cycle `write` and `slot` say whether and where the lane's ring takes it.
+
+    Members (element 0, the top row, in the lowest bits of a vector):
+        act_in, act: codes from the column to the left, to the one to the right.
+        weight_in: weight for the top PE.
+        signed_in, valid_in, first_in, act_signed, valid, first: into the top PE, and from it to
+            the next column.
+        row_in, write_in, slot_in, row, write, slot: to the next column.
+        psum: the collected sum.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.pe = OutputStationaryElement(config)
+        slots = range(2 * config.max_m)
+        super().__init__(
+            "trilat_os_column",
+            {
+                "act_in": In(config.rows * config.act_bits),
+                "weight_in": In(config.weight_bits),
+                "signed_in": In(1),
+                "valid_in": In(1),
+                "first_in": In(1),
+                "row_in": In(row_bits(config)),
+                "write_in": In(1),
+                "slot_in": In(slots),
+                "act": Out(config.rows * config.act_bits),
+                "act_signed": Out(1),
+                "valid": Out(1),
+                "first": Out(1),
+                "row": Out(row_bits(config)),
+                "write": Out(1),
+                "slot": Out(slots),
+                "psum": Out(config.acc_bits),
+            },
+            has_reset=False,
+            parts=(self.pe,),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Chain the PEs and collect their sums."""
+        m = self.new_module()
+        markers = ("act_signed", "valid", "first")
+        above: dict[str, Value] = {
+            "act_signed": self.signed_in,
+            "valid": self.valid_in,
+            "first": self.first_in,
+            "weight": self.weight_in,
+        }
+        acts, sums = [], []
+        bits = self.config.act_bits
+        for row in range(self.config.rows):
+            out = place(
+                self,
+                m,
+                f"pe_{row}",
+                self.pe,
+                act_in=self.act_in[row * bits : (row + 1) * bits],
+                signed_in=above["act_signed"],
+                valid_in=above["valid"],
+                first_in=above["first"],
+                weight_in=above["weight"],
+            )
+            if row == 0:
+                m.d.comb += [getattr(self, name).eq(out[name]) for name in markers]
+            acts.append(out["act"])
+            sums.append(out["acc"])
+            above = dict(out)
+        m.d.data += [
+            self.row.eq(self.row_in),
+            self.write.eq(self.write_in),
+            self.slot.eq(self.slot_in),
+        ]
+        m.d.comb += [self.act.eq(Cat(acts)), self.psum.eq(self._collect(m, sums))]
+        return m
+
+    def _collect(self, m: Module, sums: Sequence[Value]) -> Value:
+        """Return the sum of row `row`, registered once for every two bits of the index.
+
+        One of four sums a level is one 6-input LUT per bit.
+        """
+        index: Value = self.row
+        level = 0
+        while len(sums) > 1:
+            level += 1
+            groups = [sums[i : i + 4] for i in range(0, len(sums), 4)]
+            taken = [Signal.like(self.psum, name=f"sum_{level}_{i}") for i in range(len(groups))]
+            m.d.data += [
+                register.eq(_one_of(group, index))
+                for register, group in zip(taken, groups, strict=True)
+            ]
+            if len(taken) > 1:
+                following = Signal(len(index) - 2, name=f"row_{level}")
+                m.d.data += following.eq(index[2:])
+                index = following
+            sums = taken
+        return sums[0]
+
+
+def _one_of(values: Sequence[Value], index: Value) -> Value:
+    """Return the value at `index`, which is below their number where it matters."""
+    if len(values) == 1:
+        return values[0]
+    # Pairs by bit 0, then the pairs by bit 1.
+    pairs = [Mux(index[0], *reversed(values[i : i + 2])) if i + 1 < len(values) else values[i]
+             for i in range(0, len(values), 2)]  # fmt: skip
+    return pairs[0] if len(pairs) == 1 else Mux(index[1], pairs[1], pairs[0])
