@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +14,12 @@ from hdl.registers import register_slice
 from trilat.errors import InputError, unknown_name
 
 KINDS = ("flip", "stuck0", "stuck1")
-# Registers of the array whose faults `faultinj.tile_faults` predicts; see docs/architecture.md.
-REGISTERS = ("skew", "pe_activation", "product", "psum", "deskew", "weight_active")
+# Registers of the array whose faults `faultinj.tile_faults` predicts, by dataflow; see
+# docs/architecture.md.
+REGISTERS = {
+    "ws": ("skew", "pe_activation", "product", "psum", "deskew", "weight_active"),
+    "os": ("skew", "weight_skew", "pe_activation", "pe_weight", "product", "accumulator"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +54,10 @@ class RegisterFault:
         image: index of the image in the run.
         tile: index of the output tile within the layer, in the order of
             `hdl.schedule.output_tiles`.
-        register: class of the register, one of `REGISTERS`.
+        register: class of the register, one of `REGISTERS` of the accelerator's dataflow.
         row, col: of the PE. For ``skew``, `row` is the row and `col` the stage (0..row); for
-            ``deskew``, `col` is the column and `row` the stage (0..cols - 2 - col), as in
-            `hdl.registers`.
+            ``deskew`` and ``weight_skew``, `col` is the column and `row` the stage
+            (0..cols - 2 - col, 0..col), as in `hdl.registers`.
         bits: which bits of the register, 0 is the lowest.
         cycle: of the output tile, 0 being that of its first accepted activation beat in a run
             without stalls; None for a permanent fault (``stuck0``, ``stuck1``).
@@ -71,8 +76,9 @@ class RegisterFault:
 
     def __post_init__(self) -> None:
         """Raise InputError for an unknown register or kind, or a kind without its time."""
-        if self.register not in REGISTERS:
-            raise unknown_name("register", self.register, list(REGISTERS))
+        known = list(dict.fromkeys(name for names in REGISTERS.values() for name in names))
+        if self.register not in known:
+            raise unknown_name("register", self.register, known)
         _check_kind(self.kind)
         if (self.cycle is None) == (self.kind == "flip"):
             raise InputError("a flip needs a cycle, and a stuck-at fault has none")
@@ -137,6 +143,33 @@ def written(
         half = 1 << (width - 1)
         word = (word ^ half) - half
     return word
+
+
+def corrupted(
+    config: AcceleratorConfig,
+    signed_in: bool,
+    value: np.ndarray,
+    place: tuple[str, int, int],
+    faults: Sequence[RegisterFault],
+    hits: np.ndarray,
+) -> np.ndarray:
+    """Return what a register holds under the faults at its place, int64 as `value`.
+
+    Args:
+        config: the accelerator.
+        signed_in: how activation codes are read.
+        value: (B,) right values, one for each beat.
+        place: (register, row, col).
+        faults: the faults, at any place.
+        hits: bool (faults, B), which beats each one meets.
+    """
+    for fault, hit in zip(faults, hits, strict=True):
+        if (fault.register, fault.row, fault.col) == place:
+            width = register_slice(config, *place).bits
+            signed = signed_in if fault.register in ("skew", "pe_activation") else True
+            wrong = written(value, width, signed, mask_of(fault.bits), fault.kind)
+            value = np.where(hit, wrong, value)
+    return value
 
 
 def _check_kind(kind: str) -> None:

@@ -116,15 +116,18 @@ class PeFaults:
             raise InputError(f"{node.name} has output tiles 0..{len(tiles) - 1}, not {fault.tile}")
         tile = tiles[fault.tile]
         m = tile.m1 - tile.m0
-        k, beat = divmod(
-            fault.cycle - first_cycle(self.config, m, fault), k_tile_period(self.config, m)
-        )
-        index = k * self.config.rows + fault.row
+        late = fault.cycle - first_cycle(self.config, m, fault)
+        k, beat = divmod(late, k_tile_period(self.config, m))
+        # Which output row and which index of K the register's operand belongs to.
+        if self.config.is_os:
+            row, index = fault.row, k
+        else:
+            row, index = beat, k * self.config.rows + fault.row
         # Past K and past N every weight is zero; between K tiles the register holds no beat.
         depth = node.weight[0].size
-        if k < 0 or beat >= m or index >= depth or fault.col >= tile.n1 - tile.n0:
+        if k < 0 or row >= m or index >= depth or fault.col >= tile.n1 - tile.n0:
             return None
-        return tile, tile.m0 + beat, index
+        return tile, tile.m0 + row, index
 
     def _recompute(
         self,

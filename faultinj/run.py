@@ -19,7 +19,7 @@ from faultinj.campaign import OUTCOMES, CampaignResult, run_campaign
 from faultinj.protection import GRANULARITIES, UNPROTECTED, Protection, profile_bounds
 from faultinj.sampling import SITES, population_of, population_size
 from faultinj.stats import sample_size
-from hdl.config import PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from quant import engine
 from quant.data import Split, load_data, to_input
 from quant.network import IntegerNetwork
@@ -63,9 +63,10 @@ def main_parser() -> argparse.ArgumentParser:
         default="layer",
         help=f"of its output bounds: {', '.join(GRANULARITIES)}",
     )
-    add("--rows", type=int, default=16, metavar="N", help="PEs along K")
+    add("--dataflow", default="ws", help=f"of the array: {', '.join(DATAFLOWS)}")
+    add("--rows", type=int, default=16, metavar="N", help="PEs along K (ws) or M (os)")
     add("--cols", type=int, default=16, metavar="N", help="PEs along N (output channels)")
-    add("--psum-depth", type=int, default=256, metavar="N", help="largest M of an output tile")
+    add("--psum-depth", type=int, default=256, metavar="N", help="largest M of a ws tile")
     add("--seed", type=int, default=0, metavar="N", help="of data split and faults")
     add("-o", "--output", type=Path, metavar="FILE", help="write one Parquet row per experiment")
     add("--json", type=Path, metavar="FILE", help="write the summary as JSON")
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> CampaignResult:
     if arguments.seed < 0:
         raise InputError(f"--seed must be at least 0, not {arguments.seed}")
     config = AcceleratorConfig(
+        dataflow=arguments.dataflow,
         rows=arguments.rows,
         cols=arguments.cols,
         act_bits=network.act_bits,

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from faultinj.faults import RegisterFault, check_register_fault, mask_of, written
+from faultinj.faults import RegisterFault, check_register_fault, corrupted
+from faultinj.os_faults import correct_sums
 from hdl.config import AcceleratorConfig
-from hdl.registers import register_slice
 from hdl.schedule import act_register_cycle, k_tile_period
 from hdl.tile import TileJob, TileOutput, check_input, finish, k_tiles, wrap
-from trilat.errors import InputError
 
 
 def predict(config: AcceleratorConfig, job: TileJob, faults: Sequence[RegisterFault]) -> TileOutput:
@@ -34,12 +33,15 @@ def predict(config: AcceleratorConfig, job: TileJob, faults: Sequence[RegisterFa
     """
     for fault in faults:
         check_register_fault(config, fault)
-    if config.is_os and len(faults):
-        raise InputError("register faults of an output-stationary array are not predicted")
     acts, violations_in = check_input(config, job)
     # Exact: sums of an accelerator fit 32 bits.
     acc = (acts.astype(np.float64) @ job.weights.astype(np.float64)).astype(np.int64)
     hits = np.array([_beats_met(config, job, fault) for fault in faults], dtype=bool)
+    if config.is_os:
+        if len(faults):
+            correct_sums(config, job, acts, faults, hits[:, :, 0], acc)
+        rows, violations_out = finish(config, job, acc)
+        return TileOutput(rows=rows, violations_in=violations_in, violations_out=violations_out)
     ks, ms = np.nonzero(hits.any(axis=0)) if len(faults) else np.zeros((2, 0), dtype=np.int64)
     if len(ks):
         lanes = np.arange(config.rows)
@@ -71,9 +73,11 @@ def first_cycle(config: AcceleratorConfig, m: int, fault: RegisterFault) -> int:
     """Return the cycle in which the register of a fault holds (or meets) the first beat."""
     if fault.register == "skew":
         return 1 + fault.col
+    if fault.register == "weight_skew":
+        return 1 + fault.row
     if fault.register == "deskew":
         return config.rows + fault.col + 4 + fault.row
-    later = {"pe_activation": 0, "weight_active": 0, "product": 1, "psum": 2}[fault.register]
+    later = {"product": 1, "psum": 2, "accumulator": 2}.get(fault.register, 0)
     return act_register_cycle(config, m, fault.row, fault.col, 0, 0) + later
 
 
@@ -95,19 +99,9 @@ def _through_array(
         faults: the faults.
         hits: bool (faults, B), which beats each one meets.
     """
-    sites = {(f.register, f.row, f.col) for f in faults}
 
     def corrupt(value: np.ndarray, register: str, row: int, col: int) -> np.ndarray:
-        if (register, row, col) not in sites:
-            return value
-        width = register_slice(config, register, row, col).bits
-        is_signed = signed if register in ("skew", "pe_activation") else True
-        for fault, hit in zip(faults, hits, strict=True):
-            if (fault.register, fault.row, fault.col) == (register, row, col):
-                value = np.where(
-                    hit, written(value, width, is_signed, mask_of(fault.bits), fault.kind), value
-                )
-        return value
+        return corrupted(config, signed, value, (register, row, col), faults, hits)
 
     psum = np.zeros((len(beats), config.cols), dtype=np.int64)
     for row in range(config.rows):

@@ -108,7 +108,8 @@ def random_flips(
     for _ in range(registers):
         row, col = int(rng.integers(config.rows)), int(rng.integers(config.cols))
         period, count = k_tile_period(config, job.m), k_tiles(config, job)
-        k, beat = int(rng.integers(count)), int(rng.integers(job.m))
+        # An output-stationary K tile is one beat of all rows.
+        k, beat = int(rng.integers(count)), int(rng.integers(1 if config.is_os else job.m))
         if rng.random() < 0.1:
             beat = int(rng.integers(period))
         chosen = rng.choice(config.act_bits, size=min(bits, config.act_bits), replace=False)

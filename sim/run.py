@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hdl.config import PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from hdl.tile import TileJob
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
@@ -35,6 +35,9 @@ def main_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=int, default=0, help="index in the validation split")
     parser.add_argument(
         "--random-jobs", type=int, metavar="N", help="N random tiles instead of a network"
+    )
+    parser.add_argument(
+        "--dataflow", choices=DATAFLOWS, default="ws", help="weight- or output-stationary array"
     )
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--cols", type=int, default=8)
@@ -97,6 +100,7 @@ def _network(args: argparse.Namespace) -> dict[str, object]:
             raise InputError(f"{flag} must be the network's, {getattr(network, name)}, or left out")
     longest = max(int(np.prod(node.weight.shape[1:])) for node in network.gemms())
     config = AcceleratorConfig(
+        dataflow=args.dataflow,
         rows=args.rows,
         cols=args.cols,
         act_bits=network.act_bits,
@@ -155,6 +159,7 @@ def _random(args: argparse.Namespace) -> dict[str, object]:
     if args.random_jobs < 1:
         raise InputError(f"--random-jobs must be at least 1, not {args.random_jobs}")
     config = AcceleratorConfig(
+        dataflow=args.dataflow,
         rows=args.rows,
         cols=args.cols,
         act_bits=8 if args.act_bits is None else args.act_bits,

@@ -33,12 +33,15 @@ def codes_of(network, count, seed=0):
     return values.to(engine.code_dtype(network.input))
 
 
-def design(make, kind, *, rows=3, cols=4, bits=8, granularity="channel", seed=1, images=5):
+def design(
+    make, kind, *, dataflow="ws", rows=3, cols=4, bits=8, granularity="channel", seed=1, images=5
+):
     network = NETWORKS[make](seed=seed, weight_bits=bits, act_bits=bits)
     # Bounds from fewer images than are run: the golden run has violations too.
     bounds = profile_bounds(network, codes_of(network, 2, seed=9))
     protection = Protection(kind=kind, granularity=granularity, bounds=bounds)
     config = AcceleratorConfig(
+        dataflow=dataflow,
         rows=rows,
         cols=cols,
         act_bits=bits,
@@ -125,10 +128,12 @@ def test_equal_to_full_forwards(make, kind, site, multiplicity):
 
 
 @pytest.mark.parametrize("bits", [2, 5])
-@pytest.mark.parametrize("rows,cols", [(1, 1), (16, 16), (1, 5)])
-def test_other_widths_and_arrays(bits, rows, cols):
+@pytest.mark.parametrize(
+    "dataflow,rows,cols", [("ws", 1, 1), ("ws", 16, 16), ("ws", 1, 5), ("os", 1, 1), ("os", 5, 4)]
+)
+def test_other_widths_and_arrays(bits, dataflow, rows, cols):
     network, config, codes, labels, protection = design(
-        "residual", "clip", rows=rows, cols=cols, bits=bits
+        "residual", "clip", dataflow=dataflow, rows=rows, cols=cols, bits=bits
     )
     for site in ("activations", "pe_activation"):
         population = population_of(network, config, site)

@@ -92,6 +92,63 @@ def clocked(config: AcceleratorConfig, job: TileJob, faults) -> tuple[np.ndarray
     return finish(config, job, acc)
 
 
+def clocked_os(config: AcceleratorConfig, job: TileJob, faults) -> tuple[np.ndarray, np.ndarray]:
+    """The output-stationary array, cycle by cycle; a sum is read one cycle after its last beat."""
+    rows, cols, count = config.rows, config.cols, job.acts.shape[1]
+    acts = np.zeros((rows, count), dtype=np.int64)
+    acts[: job.m] = check_input(config, job)[0]
+    skew = [[0] * (r + 1) for r in range(rows)]
+    weight_skew = [[0] * (c + 1) for c in range(cols)]
+    act = [[0] * cols for _ in range(rows)]
+    weight = [[0] * cols for _ in range(rows)]
+    product = [[0] * cols for _ in range(rows)]
+    sums = [[0] * cols for _ in range(rows)]
+    read = np.zeros((rows, cols), dtype=np.int64)
+
+    def register(fault):
+        if fault.register == "skew":
+            return skew[fault.row], fault.col
+        if fault.register == "weight_skew":
+            return weight_skew[fault.col], fault.row
+        table = {"pe_activation": act, "pe_weight": weight, "product": product}
+        return table.get(fault.register, sums)[fault.row], fault.col
+
+    for cycle in range(-5, count + rows + cols + 8):
+        for fault in faults:
+            if fault.kind == "flip" and fault.cycle != cycle:
+                continue
+            place, index = register(fault)
+            width = register_slice(config, fault.register, fault.row, fault.col).bits
+            signed = job.signed_in or fault.register not in ("skew", "pe_activation")
+            mask = sum(1 << b for b in fault.bits)
+            old = place[index]
+            new = {"flip": old ^ mask, "stuck1": old | mask, "stuck0": old & ~mask}[fault.kind]
+            place[index] = as_word(new, width, signed)
+        entering = 0 <= cycle < count
+        next_sums = [row.copy() for row in sums]
+        for r in range(rows):
+            for c in range(cols):
+                if cycle == count - 1 + r + c + 4:
+                    read[r, c] = sums[r][c]
+                arriving = cycle - (r + c + 3)
+                if 0 <= arriving < count:
+                    before = sums[r][c] if arriving else 0
+                    next_sums[r][c] = as_word(before + product[r][c], config.acc_bits, True)
+        product = [[act[r][c] * weight[r][c] for c in range(cols)] for r in range(rows)]
+        act = [[skew[r][r], *act[r][:-1]] for r in range(rows)]
+        weight = [
+            [weight_skew[c][c] if r == 0 else weight[r - 1][c] for c in range(cols)]
+            for r in range(rows)
+        ]
+        skew = [[int(acts[r, cycle]) if entering else 0, *skew[r][:-1]] for r in range(rows)]
+        weight_skew = [
+            [int(job.weights[cycle, c]) if entering else 0, *weight_skew[c][:-1]]
+            for c in range(cols)
+        ]
+        sums = next_sums
+    return finish(config, job, read[: job.m])
+
+
 def random_job(config: AcceleratorConfig, m: int, tiles: int, seed: int, *, raw=False) -> TileJob:
     rng = np.random.default_rng(seed)
     signed = bool(seed % 2)
@@ -106,8 +163,8 @@ def random_job(config: AcceleratorConfig, m: int, tiles: int, seed: int, *, raw=
     limit = (1 << config.weight_bits - 1) - 1
     cols = config.cols
     return TileJob(
-        acts=rng.integers(low, high + 1, (m, tiles * config.rows)),
-        weights=rng.integers(-limit, limit + 1, (tiles * config.rows, cols)),
+        acts=rng.integers(low, high + 1, (m, tiles * config.k_step)),
+        weights=rng.integers(-limit, limit + 1, (tiles * config.k_step, cols)),
         bias=rng.integers(-50, 50, cols), shift=rng.integers(0, 3, cols),
         lo=np.zeros(cols, np.int64), hi=rng.integers(1, high + 1, cols),
         lo_is_bound=rng.integers(0, 2, cols).astype(bool),
@@ -121,11 +178,14 @@ def sites(config: AcceleratorConfig, register: str) -> list[tuple[int, int]]:
         return [(r, s) for r in range(config.rows) for s in range(r + 1)]
     if register == "deskew":
         return [(s, c) for c in range(config.cols) for s in range(config.cols - 1 - c)]
+    if register == "weight_skew":
+        return [(s, c) for c in range(config.cols) for s in range(c + 1)]
     return [(r, c) for r in range(config.rows) for c in range(config.cols)]
 
 
 def assert_predicted(config, job, faults) -> bool:
-    rows, violations = clocked(config, job, faults)
+    model = clocked_os if config.is_os else clocked
+    rows, violations = model(config, job, faults)
     got = predict(config, job, faults)
     np.testing.assert_array_equal(got.rows, rows, err_msg=str(faults))
     assert got.violations_out == violations, faults
@@ -134,13 +194,18 @@ def assert_predicted(config, job, faults) -> bool:
     return not np.array_equal(got.rows, golden.rows)
 
 
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
 @pytest.mark.parametrize("rows,cols", [(1, 1), (2, 3), (3, 2), (1, 4)])
 @pytest.mark.parametrize("m,tiles", [(1, 2), (4, 2)])
-def test_every_register_in_every_cycle(rows, cols, m, tiles):
-    config = AcceleratorConfig(rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=8)
+def test_every_register_in_every_cycle(dataflow, rows, cols, m, tiles):
+    config = AcceleratorConfig(
+        dataflow=dataflow, rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=8
+    )
+    if config.is_os:
+        m, tiles = min(m, rows), tiles * 3
     job = random_job(config, m, tiles, seed=rows + 10 * m, raw=True)
-    seen = {register: [0, 0] for register in REGISTERS}
-    for register in REGISTERS:
+    seen = {register: [0, 0] for register in REGISTERS[config.dataflow]}
+    for register in REGISTERS[config.dataflow]:
         for row, col in sites(config, register):
             width = register_slice(config, register, row, col).bits
             for cycle in range(-2, tiles * k_tile_period(config, m) + rows + cols + 6):
@@ -160,13 +225,15 @@ def test_every_register_in_every_cycle(rows, cols, m, tiles):
 def test_several_faults_at_once(data, seed):
     rows, cols = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     config = AcceleratorConfig(
+        dataflow=data.draw(st.sampled_from(["ws", "os"])),
         rows=rows, cols=cols, act_bits=data.draw(st.integers(2, 8)),
         weight_bits=data.draw(st.integers(2, 8)), max_k=16,
         protect=data.draw(st.sampled_from(["none", "clip", "zero"])),
     )  # fmt: skip
-    m, tiles = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    m = data.draw(st.integers(1, min(6, config.max_m)))
+    tiles = data.draw(st.integers(1, 12 if config.is_os else 3))
     job = random_job(config, m, tiles, seed, raw=data.draw(st.booleans()))
-    registers = [r for r in REGISTERS if sites(config, r)]
+    registers = [r for r in REGISTERS[config.dataflow] if sites(config, r)]
     faults = []
     for _ in range(data.draw(st.integers(1, 4))):
         register = data.draw(st.sampled_from(registers))
@@ -231,6 +298,7 @@ def test_faults_are_json_and_bad_ones_are_named():
         ({"register": "deskew", "row": 0, "col": 1}, "no deskew register at row 0, column 1"),
         ({"bits": (8,)}, r"skew has bits 0\.\.7, not \(8,\)"),
         ({"bits": ()}, r"skew has bits 0\.\.7, not \(\)"),
+        ({"register": "accumulator"}, "unknown register class of an array with dataflow ws"),
         ({"register": "pe_act"}, "unknown register 'pe_act'; did you mean pe_activation"),
         ({"kind": "burnt"}, "unknown kind of fault 'burnt'"),
         ({"kind": "stuck0"}, "a stuck-at fault has none"),
