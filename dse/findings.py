@@ -18,6 +18,7 @@ KNOBS = {
     "method": "training method",
     "rows": "rows",
     "cols": "columns",
+    "dataflow": "dataflow",
 }
 
 
@@ -66,8 +67,8 @@ def searched(record: RunRecord) -> str:
 
 
 def _order(value: int | str) -> tuple[int, str]:
-    # Numbers by size, names by name, no protection before every kind of it.
-    return (value, "") if isinstance(value, int) else (value != "none", value)
+    # Numbers by size, names by name, no protection and weight-stationary before the others.
+    return (value, "") if isinstance(value, int) else (value not in ("none", "ws"), value)
 
 
 def trade_offs(record: RunRecord) -> list[str]:

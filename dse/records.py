@@ -30,15 +30,22 @@ class Design:
     protect: str
     rows: int
     cols: int
+    dataflow: str = "ws"
 
     def label(self) -> str:
-        """Return a short name, e.g. ``W4A8 clip 16x8``; the method is named where it is not QAT."""
+        """Return a short name, e.g. ``W4A8 clip 16x8``.
+
+        The method is named where it is not QAT, the dataflow where it is not weight-stationary.
+        """
         method = "" if self.method == "qat" else f" {self.method}"
-        return f"W{self.weight_bits}A{self.act_bits}{method} {self.protect} {self.rows}x{self.cols}"
+        dataflow = "" if self.dataflow == "ws" else f" {self.dataflow}"
+        widths = f"W{self.weight_bits}A{self.act_bits}"
+        return f"{widths}{method} {self.protect} {self.rows}x{self.cols}{dataflow}"
 
     def config(self, max_k: int) -> AcceleratorConfig:
         """Return the accelerator of this design for networks with reductions up to `max_k`."""
         return AcceleratorConfig(
+            dataflow=self.dataflow,
             rows=self.rows,
             cols=self.cols,
             act_bits=self.act_bits,

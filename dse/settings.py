@@ -83,6 +83,7 @@ class Settings:
             "cols": _join(space.cols),
             "protect": _join(space.protect),
             "method": _join(space.method),
+            "dataflow": _join(space.dataflow),
             "faults": "auto" if self.faults is None else self.faults,
             "seed": self.seed,
             "out": str(self.out),
@@ -164,6 +165,12 @@ def parser() -> argparse.ArgumentParser:
         help="activation-protection unit: none, clip (saturate at the violated bound), zero "
         "(squash) (default: %(default)s)",
     )
+    space.add_argument(
+        "--dataflow",
+        default="ws",
+        help="array: ws (weight-stationary), os (output-stationary), or both as a knob: ws,os "
+        "(default: %(default)s)",
+    )
     search = result.add_argument_group("search")
     search.add_argument(
         "--trials",
@@ -206,7 +213,12 @@ def parse(argv: list[str] | None = None) -> Settings:
     """Return the checked flags. Raises InputError for the first bad one; touches no file."""
     args = parser().parse_args(argv)
     space = parse_space(
-        bits=args.bits, rows=args.rows, cols=args.cols, protect=args.protect, method=args.method
+        bits=args.bits,
+        rows=args.rows,
+        cols=args.cols,
+        protect=args.protect,
+        method=args.method,
+        dataflow=args.dataflow,
     )
     for kind, name, accepted in (
         ("family", args.family, sorted(FAMILIES)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dse.records import Design
-from hdl.config import PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, PROTECTIONS, AcceleratorConfig
 from trilat.errors import InputError, unknown_name
 
 METHODS = ("qat", "ptq")
@@ -19,13 +19,14 @@ STARTUP = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Every combination of the values of six knobs. Field names are those of `Design`.
+    """Every combination of the values of seven knobs. Field names are those of `Design`.
 
     Attributes:
         method: training methods, of `METHODS`.
         weight_bits, act_bits: widths 2..8, ascending.
         protect: protection units, of `hdl.config.PROTECTIONS`.
         rows, cols: array sizes 1..64, ascending.
+        dataflow: of `hdl.config.DATAFLOWS`.
     """
 
     method: tuple[str, ...]
@@ -34,6 +35,7 @@ class Space:
     protect: tuple[str, ...]
     rows: tuple[int, ...]
     cols: tuple[int, ...]
+    dataflow: tuple[str, ...] = ("ws",)
 
     def knobs(self) -> dict[str, tuple[str, ...] | tuple[int, ...]]:
         """Return the values of each knob by name."""
@@ -42,9 +44,15 @@ class Space:
     def designs(self) -> tuple[Design, ...]:
         """Return every design, in a fixed order."""
         return tuple(
-            Design(method=m, weight_bits=w, act_bits=a, protect=p, rows=r, cols=c)
-            for m, w, a, p, r, c in itertools.product(
-                self.method, self.weight_bits, self.act_bits, self.protect, self.rows, self.cols
+            Design(method=m, weight_bits=w, act_bits=a, protect=p, rows=r, cols=c, dataflow=d)
+            for m, w, a, p, r, c, d in itertools.product(
+                self.method,
+                self.weight_bits,
+                self.act_bits,
+                self.protect,
+                self.rows,
+                self.cols,
+                self.dataflow,
             )
         )
 
@@ -57,6 +65,7 @@ class Space:
             protect="none" if "none" in self.protect else self.protect[0],
             rows=self.rows[-1],
             cols=self.cols[-1],
+            dataflow=self.dataflow[0],
         )
 
     def startup(self, seed: int) -> tuple[Design, ...]:
@@ -92,10 +101,13 @@ class Space:
             protect=protect,
             rows=size[0],
             cols=size[1],
+            dataflow=self.dataflow[0],
         )
 
 
-def parse_space(*, bits: str, rows: str, cols: str, protect: str, method: str) -> Space:
+def parse_space(
+    *, bits: str, rows: str, cols: str, protect: str, method: str, dataflow: str = "ws"
+) -> Space:
     """Return the space that comma-separated lists describe; duplicates count once.
 
     Raises:
@@ -117,6 +129,7 @@ def parse_space(*, bits: str, rows: str, cols: str, protect: str, method: str) -
         protect=_names("protection", protect, PROTECTIONS),
         rows=row_values,
         cols=col_values,
+        dataflow=_names("dataflow", dataflow, DATAFLOWS),
     )
 
 

@@ -41,6 +41,7 @@ def _row(trial: TrialRecord, point: PointRecord | None, is_chosen: bool) -> dict
         "protect": design.protect,
         "rows": design.rows,
         "cols": design.cols,
+        "dataflow": design.dataflow,
         "accuracy_val_percent": trial.objectives["accuracy"],
         "accuracy_val_ci95_low_percent": trial.accuracy_interval[0],
         "accuracy_val_ci95_high_percent": trial.accuracy_interval[1],

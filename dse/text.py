@@ -17,6 +17,7 @@ PROTECTIONS = {
     "zero": "zero protection",
 }
 METHODS = {"qat": "quantization-aware training", "ptq": "post-training quantization"}
+DATAFLOWS = {"ws": "", "os": "output-stationary "}
 SITES = {"activations": "Stored activations", "pe_activation": "PE activation registers"}
 OUTCOMES = {
     "masked": "masked",
@@ -163,5 +164,5 @@ def in_words(design: Design) -> str:
         f"{design.weight_bits}-bit weights and {design.act_bits}-bit activations "
         f"({METHODS.get(design.method, design.method)}), "
         f"{PROTECTIONS.get(design.protect, design.protect)}, "
-        f"on a {design.rows}×{design.cols} array"
+        f"on a {design.rows}×{design.cols} {DATAFLOWS.get(design.dataflow, design.dataflow)}array"
     )

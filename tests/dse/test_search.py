@@ -60,6 +60,12 @@ def test_every_proposal_is_new_until_the_space_is_exhausted():
     assert set(designs) == set(space.designs())
 
 
+def test_dataflow_is_a_knob():
+    both = parse_space(bits="4", rows="4", cols="4", protect="none", method="qat", dataflow="os,ws")
+    assert [design.label() for design in both.designs()] == ["W4A4 none 4x4", "W4A4 none 4x4 os"]
+    assert [design.config(64).dataflow for design in both.startup(0)] == ["ws", "os"]
+
+
 def test_one_design_space():
     space = parse_space(bits="3", rows="1", cols="1", protect="zero", method="ptq")
     assert [d for d, _ in run(space, 5, 0)] == [
@@ -110,6 +116,7 @@ def test_sampler_beats_random_search_at_equal_trials():
         ({"cols": "-4"}, "cols must be an integer in 1..64, not -4"),
         ({"rows": "4.5"}, "rows must be integers separated by commas, not '4.5'"),
         ({"protect": "clamp"}, "unknown protection 'clamp'; did you mean clip? "),
+        ({"dataflow": "ows"}, "unknown dataflow 'ows'; did you mean "),
         ({"method": "qta"}, "unknown method 'qta'; did you mean qat"),
     ],
 )
