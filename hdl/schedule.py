@@ -151,6 +151,26 @@ def network_cycles(config: AcceleratorConfig, gemms: Sequence[GemmShape]) -> int
     return state.drained + REQUANTIZE_LATENCY - start.accept + 1
 
 
+def stream_bytes(config: AcceleratorConfig, gemm: GemmShape) -> dict[str, int]:
+    """Return the bytes that a layer moves on each stream, padding of beats and tiles included."""
+    k_tiles = -(-gemm.k // config.k_step)
+    blocks = gemm.groups * -(-gemm.n // config.cols)
+    tiles = blocks * -(-gemm.m // config.max_m)
+    rows = blocks * gemm.m
+    out_beat = -(-config.cols * config.act_bits // 8)
+    return {
+        "s_axis_param": tiles * _param_words(config) * 4,
+        "s_axis_weight": tiles
+        * k_tiles
+        * config.k_step
+        * -(-config.cols * config.weight_bits // 8),
+        "s_axis_act": (tiles if config.is_os else rows)
+        * k_tiles
+        * -(-config.rows * config.act_bits // 8),
+        "m_axis_out": rows * (config.raw_beats if gemm.raw else 1) * out_beat,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class _State:
     """When the accelerator is ready for the next output tile; cycles of one clock.

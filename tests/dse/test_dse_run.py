@@ -263,7 +263,7 @@ BAD = [
     (["--trials", "many"], "trials must be an integer, not 'many'"),
     (["--faults", "2"], "faults must be auto or a rate per bit between 0 and 1"),
     (["--faults", "nan"], "faults must be auto or a rate"),
-    (["--family", "xc8"], "unknown family 'xc8'; did you mean xc7?"),
+    (["--family", "xc8"], "unknown family 'xc8'; did you mean xc7 or xcup?"),
     (["--verify", "bets"], "unknown verify 'bets'; did you mean best?"),
     (["--weights", "none.safetensors"], "weights must be a .safetensors file, and there is no"),
     (["--modle", "vgg11"], "unrecognized arguments: --modle vgg11"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rtl_bench import CONFIGS, Bench, random_job
+from rtl_bench import CONFIGS, Bench, job_beats, random_job, widths
 
 from hdl.config import AcceleratorConfig
 from hdl.schedule import (
@@ -18,6 +18,7 @@ from hdl.schedule import (
     network_cycles,
     output_latency,
     output_tiles,
+    stream_bytes,
     tile_cycles,
 )
 
@@ -152,3 +153,21 @@ def test_output_stationary_by_hand() -> None:
     ]
     assert len(tiles) == 8
     assert act_register_cycle(config, 5, row=3, col=1, k=7, beat=0) == 7 + 3 + 1 + 2
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_stream_bytes_are_those_of_the_beats(dataflow: str, raw: bool) -> None:
+    config = AcceleratorConfig(
+        dataflow=dataflow, rows=3, cols=5, act_bits=7, weight_bits=3, max_k=64, psum_depth=4
+    )
+    gemm = GemmShape(m=10, k=8, n=11, groups=2, raw=raw)
+    rng = np.random.default_rng(0)
+    total = dict.fromkeys(("param", "weight", "act", "out"), 0)
+    for tile in output_tiles(config, gemm):
+        m = tile.m1 - tile.m0
+        job = random_job(config, rng, m=m, k_tiles=tile.k_tiles, raw=raw)
+        for name, beats in job_beats(config, job).items():
+            total[name] += len(beats) * widths(config)[name] // 8
+        total["out"] += m * (config.raw_beats if raw else 1) * widths(config)["out"] // 8
+    assert tuple(stream_bytes(config, gemm).values()) == tuple(total.values())
