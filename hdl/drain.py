@@ -219,8 +219,11 @@ class Drain(Part):
                 waits.eq(self.params_complete | (waits & ~take)),
             ]
             left.append((waits, take))
-        waiting = Cat(waits for waits, _ in left).any()
-        remain = Cat(waits & ~take for waits, take in left).any()
+        waiting, remain = flags("groups_wait", "groups_remain")
+        m.d.comb += [
+            waiting.eq(Cat(waits for waits, _ in left).any()),
+            remain.eq(Cat(waits & ~take for waits, take in left).any()),
+        ]
         m.d.sync += self.params_taken.eq(waiting & ~remain)
         with m.If(take_rows):
             m.d.data += [rows_left.eq(self.next_m), is_raw.eq(self.next_raw)]

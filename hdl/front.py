@@ -7,7 +7,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part, flags
+from hdl.module import Part, bits_of, flags
+from hdl.register_map import parameter_words
 
 
 class Front(Part):
@@ -93,6 +94,7 @@ class Front(Part):
 
     def _parameters(self, m: Module) -> None:
         config, word = self.config, self.s_axis_param_tdata
+        size, form = parameter_words(config).header
         ready = self.s_axis_param_tready
         # One bit for each header word and each lane; a lane takes two words.
         turn = Signal(2 + config.cols, init=1)
@@ -132,19 +134,19 @@ class Front(Part):
             m.d.sync += turn.eq(turn.rotate_left(1))
         with m.If(accept & turn[0]):
             m.d.data += [
-                self.next_m.eq(word[:16]),
-                self._next_header["k_tiles"].eq(word[16:]),
+                self.next_m.eq(bits_of(word, size.field("m"))),
+                self._next_header["k_tiles"].eq(bits_of(word, size.field("k_tiles"))),
             ]
         with m.If(accept & turn[1]):
             m.d.data += [
-                self._next_header["signed"].eq(word[0]),
-                self.next_raw.eq(word[1]),
-                self.next_signed.eq(word[2]),
+                self._next_header["signed"].eq(bits_of(word, form.field("signed_in"))),
+                self.next_raw.eq(bits_of(word, form.field("raw"))),
+                self.next_signed.eq(bits_of(word, form.field("signed_out"))),
             ]
             if config.checks_input:
                 m.d.data += [
-                    self._next_header["bound_lo"].eq(word[8:16]),
-                    self._next_header["bound_hi"].eq(word[16:24]),
+                    self._next_header["bound_lo"].eq(bits_of(word, form.field("input_lo"))),
+                    self._next_header["bound_hi"].eq(bits_of(word, form.field("input_hi"))),
                 ]
 
     def _weight_buffer(self, m: Module, move: Value) -> tuple[Value, Value]:
@@ -240,8 +242,9 @@ class Front(Part):
         resting, rest_again = flags("resting", "rest_again")
         m.d.comb += resting.eq((end_k & (rows < 3)) | rest_again)
         m.d.sync += rest_again.eq(end_k & (rows == 1))
-        block_ready = self._block_ready & ~resting
-        m.d.sync += ready.eq(open_next & (~starting_next | block_ready))
+        may_go_on = Signal()
+        m.d.comb += may_go_on.eq(~starting_next | (self._block_ready & ~resting))
+        m.d.sync += ready.eq(open_next & may_go_on)
 
         with m.If(accept):
             m.d.data += rows_left.eq(rows_left - 1)

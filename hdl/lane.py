@@ -10,8 +10,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part, flags
+from hdl.module import Part, bits_of, flags
 from hdl.protection import extend
+from hdl.register_map import parameter_words
 
 # Bits of the shift amount that the first of the two shifter stages leaves to the second.
 FINE_BITS = 3
@@ -108,13 +109,14 @@ class Lane(Part):
         psums_read = psums.read_port(domain="data")
         psums_write = psums.write_port(domain="data")
         acc = Signal(config.acc_bits)
-        before = Mux(self.first, 0, psums_read.data)
-        m.d.data += acc.eq(before.as_signed() + self.psum.as_signed())
+        so_far = Signal(config.acc_bits)
+        m.d.data += acc.eq(so_far.as_signed() + self.psum.as_signed())
         m.d.comb += [
             psums_read.addr.eq(self.read_row),
             psums_write.addr.eq(self.write_row),
             psums_write.data.eq(acc),
             psums_write.en.eq(self.write_psum),
+            so_far.eq(Mux(self.first, 0, psums_read.data)),
         ]
         return acc
 
@@ -133,16 +135,12 @@ class Lane(Part):
         ]
 
     def _parameters(self, m: Module) -> None:
-        config = self.config
-        word, bits = self.param_word, config.act_bits
-        fields = {
-            "bias": word[: config.acc_bits],
-            "shift": word[:5],
-            "lo": word[8 : 8 + bits],
-            "hi": word[16 : 16 + bits],
-        }
-        if config.checks_output:
-            fields |= {"lo_is_bound": word[24], "hi_is_bound": word[25]}
+        config, word = self.config, self.param_word
+        bias, limits = parameter_words(config).column
+        names = ["shift", "lo", "hi"]
+        names += ["lo_is_bound", "hi_is_bound"] if config.checks_output else []
+        fields = {"bias": bits_of(word, bias.field("bias"), config.acc_bits)}
+        fields |= {name: bits_of(word, limits.field(name)) for name in names}
         self._params = {}
         for name, field in fields.items():
             following = Signal(len(field), name=f"next_{name}")
@@ -188,7 +186,8 @@ class Lane(Part):
         for k in reversed(range(FINE_BITS)):
             value, lost = _shift_step(m, value, lost, fine_amount[k], k)
         quotient = fine[1:]
-        round_up = fine[0] & (fine_sticky | quotient[0]) & ~self.raw_4
+        round_up = Signal()
+        m.d.comb += round_up.eq(fine[0] & (fine_sticky | quotient[0]) & ~self.raw_4)
         with m.If(self.advance):
             m.d.data += [
                 fine.eq(value),
@@ -206,10 +205,12 @@ class Lane(Part):
         negative = rounded[-1]
         lo = extend(m, params["lo"], self.signed_5, "lowest")
         hi = extend(m, params["hi"], self.signed_5, "highest")
-        low, high = flags("low", "high")
+        low, high, below, above = flags("low", "high", "below", "above")
         m.d.comb += [
-            low.eq(Mux(fits, low_part.as_signed() < lo, negative)),
-            high.eq(Mux(fits, low_part.as_signed() > hi, ~negative)),
+            below.eq(low_part.as_signed() < lo),
+            above.eq(low_part.as_signed() > hi),
+            low.eq(Mux(fits, below, negative)),
+            high.eq(Mux(fits, above, ~negative)),
         ]
         code: Value = Mux(high, params["hi"], Mux(low, params["lo"], rounded[:bits]))
         if config.checks_output:

@@ -15,6 +15,8 @@ from amaranth.hdl import ClockDomain, Instance, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from hdl.register_map import Field
+
 
 class Part(wiring.Component):
     """A component that becomes one Verilog module.
@@ -71,6 +73,11 @@ class Part(wiring.Component):
 def flags(*names: str) -> list[Signal]:
     """Return one-bit signals of these names (Amaranth names only what is assigned singly)."""
     return [Signal(name=name) for name in names]
+
+
+def bits_of(word: Value, field: Field, width: int | None = None) -> Value:
+    """Return a field of a word of `hdl.register_map`, or only its `width` lowest bits."""
+    return word[field.low : field.low + (field.bits if width is None else width)]
 
 
 def place(parent: Part, m: Module, name: str, part: Part, **connections: Value) -> dict[str, Value]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hdl.config import AcceleratorConfig
+from hdl.register_map import parameter_words
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,25 +129,31 @@ def reference_output(config: AcceleratorConfig, job: TileJob) -> TileOutput:
 
 
 def param_words(config: AcceleratorConfig, job: TileJob) -> list[int]:
-    """Return a job's 32-bit words of `s_axis_param`, laid out as in docs/architecture.md."""
-    code_mask = (1 << config.act_bits) - 1
+    """Return a job's 32-bit words of `s_axis_param`, laid out as `parameter_words` says."""
+    layout = parameter_words(config)
+    size, form = layout.header
+    bias, limits = layout.column
     words = [
-        job.m | k_tiles(config, job) << 16,
-        int(job.signed_in)
-        | int(job.raw) << 1
-        | int(job.signed_out) << 2
-        | (job.input_lo & code_mask) << 8
-        | (job.input_hi & code_mask) << 16,
+        size.encode(m=job.m, k_tiles=k_tiles(config, job)),
+        form.encode(
+            signed_in=job.signed_in,
+            raw=job.raw,
+            signed_out=job.signed_out,
+            input_lo=job.input_lo,
+            input_hi=job.input_hi,
+        ),
     ]
     for c in range(config.cols):
-        words.append(int(job.bias[c]) & 0xFFFFFFFF)
-        words.append(
-            int(job.shift[c])
-            | (int(job.lo[c]) & code_mask) << 8
-            | (int(job.hi[c]) & code_mask) << 16
-            | int(job.lo_is_bound[c]) << 24
-            | int(job.hi_is_bound[c]) << 25
-        )
+        words += [
+            bias.encode(bias=int(job.bias[c])),
+            limits.encode(
+                shift=int(job.shift[c]),
+                lo=int(job.lo[c]),
+                hi=int(job.hi[c]),
+                lo_is_bound=int(job.lo_is_bound[c]),
+                hi_is_bound=int(job.hi_is_bound[c]),
+            ),
+        ]
     return words
 
 

@@ -6,7 +6,8 @@ here changes no name that Amaranth code gave, and no logic:
 
 * a register's next-value block (``always @*``) becomes the clocked block itself, and registers
   with the same conditions share one block;
-* a one-bit net without a name that is used once is written where it is used;
+* a net without a name that is used once is written where it is used, if that place gives it the
+  same width: one bit, a whole register, or a branch of a choice;
 * declarations, port lists and instances take one line each where they can.
 
 It knows the few forms that Yosys writes for trilat's modules, and refuses any other.
@@ -15,152 +16,41 @@ It knows the few forms that Yosys writes for trilat's modules, and refuses any o
 from __future__ import annotations
 
 import re
-import textwrap
-from dataclasses import dataclass, field
 
-_LINE = 100
-_NAME = re.compile(r"\b[A-Za-z_]\w*\b")
+from hdl.verilog_module import LINE, NAME, VerilogModule, compress, parse, plain
+from hdl.verilog_writer import write
+
 _TEMPORARY = re.compile(r"\bnet_\d+\b")
-_BIT = r"(?:\w+(?:\[\d+\])?|1'h[01]|\([^()]*(?:\([^()]*(?:\([^()]*\)[^()]*)*\)[^()]*)*\))"
-
-
-@dataclass
-class _Net:
-    """A declared net or register."""
-
-    kind: str
-    range: str = ""
-    init: str = ""
-
-    @property
-    def is_bit(self) -> bool:
-        return self.range == ""
-
-
-@dataclass
-class _Register:
-    """Assignments of one register: its default, and ``(condition, value)`` in ascending order."""
-
-    default: str
-    steps: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class _Module:
-    name: str
-    ports: dict[str, str] = field(default_factory=dict)
-    nets: dict[str, _Net] = field(default_factory=dict)
-    assigns: dict[str, str] = field(default_factory=dict)
-    registers: dict[str, _Register] = field(default_factory=dict)
-    memories: list[str] = field(default_factory=list)
-    instances: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+# Operands, once parentheses are emptied: of one bit, of any width, of a comparison.
+_BIT = r"(?:\w+(?:\[\d+\])?|1'h[01]|\(\))"
+_WORD = r"(?:[\w\[\]:']+|\{[^{}]*\}|\(\))"
+_SIDE = rf"(?:{_WORD}|\$signed\(\))"
 
 
 def tidy(verilog: str) -> str:
     """Return the modules of Yosys's output, rewritten; ValueError for a form not known here."""
     verilog = re.sub(r"/\*.*?\*/\n", "", verilog)
-    verilog = re.sub(r"\\(\S+) ", lambda m: _plain(m[1]), verilog)
+    verilog = re.sub(r"\\(\S+) ", lambda m: plain(m[1]), verilog)
     verilog = re.sub(r"'h0+\b", "'h0", verilog)
+    verilog = re.sub(r"'d(\d+)\b", lambda m: f"'h{int(m[1]):x}", verilog)
     modules = re.findall(r"^module .*?^endmodule\n", verilog, re.M | re.S)
-    return "\n".join(_write(_simplify(_parse(text))) for text in modules)
+    return "\n".join(write(_simplify(parse(text))) for text in modules)
 
 
-def _plain(name: str) -> str:
-    """Return an ordinary identifier for an escaped one."""
-    if re.fullmatch(r"\$\d+", name):
-        return f"net_{name[1:]}"
-    return re.sub(r"\W", "_", name).strip("_")
-
-
-def _parse(text: str) -> _Module:
-    header = re.match(r"module (\w+)\((.*?)\);\n", text, re.S)
-    assert header is not None
-    module = _Module(name=header[1], ports={p.strip(): "" for p in header[2].split(",")})
-    following: dict[str, _Register] = {}
-    clocked: list[tuple[str, str]] = []
-    forms: list[tuple[str, str]] = [
-        ("instance", r"  (trilat_\w+) (\w+) \(\n(.*?)\n  \);\n"),
-        ("memory", r"  reg (\[\S+\]) (\w+) (\[\S+\]);\n"),
-        ("net", r"  (input|output|wire|reg) (?:(\[\S+\]) )?(\w+)(?: = ([^;\n]*))?\s*;\n"),
-        ("assign", r"  assign (\w+) = ([^;]*?)\s*;\n"),
-        ("next", r"  always @\* begin\n    if \(\w+\) begin end\n(.*?)\n  end\n"),
-        ("clocked", r"  always @\(posedge aclk\)\n    (\w+) <= ([^;]*?)\s*;\n"),
-        ("block", r"  always @\(posedge aclk\) begin\n.*?\n  end\n"),
-    ]
-    position, end = header.end(), text.rindex("endmodule")
-    while position < end:
-        matches = ((f, re.compile(p, re.S).match(text, position)) for f, p in forms)
-        form, match = next(((f, found) for f, found in matches if found), ("", None))
-        if match is None:
-            raise ValueError(f"{module.name}: unknown form: {text[position : position + 120]!r}")
-        position = match.end()
-        if form == "instance":
-            pins = re.findall(r"\.(\w+)\((.*?)\)(?:,|$)", match[3], re.M)
-            module.instances[match[2]] = (match[1], {k: v.strip() for k, v in pins})
-        elif form == "net":
-            _declare(module, *match.groups(default=""))
-        elif form == "assign":
-            module.assigns[match[1]] = match[2]
-        elif form == "next":
-            name, register = _parse_next(match[1])
-            following[name] = register
-        elif form == "clocked":
-            clocked.append((match[1], match[2]))
-        else:
-            module.memories.append(match[0])
-    for name, value in clocked:
-        module.registers[name] = following.get(value, _Register(default=value))
-    for name in following:
-        del module.nets[name]
-    return module
-
-
-def _declare(module: _Module, kind: str, bits: str, name: str, init: str) -> None:
-    if kind in ("input", "output"):
-        module.ports[name] = kind
-    elif "dump_module" not in name:
-        module.nets[name] = _Net(kind=kind, range=bits, init=init.strip())
-
-
-def _parse_next(body: str) -> tuple[str, _Register]:
-    """Read ``next = default; if (condition) begin next = value; end ...``, nested or not."""
-    lines = [line.strip() for line in body.splitlines()]
-    name, default = _split(lines[0])
-    register = _Register(default=default)
-    conditions: list[str] = []
-    for line in lines[1:]:
-        if line == "end":
-            conditions.pop()
-        elif line.startswith("if ("):
-            conditions.append(line.removeprefix("if (").removesuffix(") begin").strip())
-        else:
-            target, value = _split(line)
-            if target != name:
-                raise ValueError(f"{target} is assigned in the block of {name}")
-            register.steps.append((" && ".join(conditions), value))
-    return name, register
-
-
-def _split(statement: str) -> tuple[str, str]:
-    target, found, value = statement.removesuffix(";").partition(" = ")
-    if not found:
-        raise ValueError(f"unknown statement: {statement!r}")
-    return target.strip(), value.strip()
-
-
-def _simplify(module: _Module) -> _Module:
+def _simplify(module: VerilogModule) -> VerilogModule:
     for name, register in module.registers.items():
-        register.default = "" if register.default == name else _compress(register.default)
+        register.default = "" if register.default == name else compress(register.default)
+        register.steps = [(condition, compress(value)) for condition, value in register.steps]
     _name_memory_outputs(module)
     for name, value in module.assigns.items():
-        module.assigns[name] = _widen_constant(module, _compress(value))
+        module.assigns[name] = _widen_constant(module, compress(value))
     _drop_unused(module)
     _open_unused_outputs(module)
     _inline(module)
     return module
 
 
-def _name_memory_outputs(module: _Module) -> None:
+def _name_memory_outputs(module: VerilogModule) -> None:
     """Give the output register of a memory the name of the port that it drives."""
     for name, value in list(module.assigns.items()):
         if re.fullmatch(r"_\d+_", value):
@@ -170,7 +60,7 @@ def _name_memory_outputs(module: _Module) -> None:
             module.memories = [re.sub(rf"\b{value}\b", name, m) for m in module.memories]
 
 
-def _widen_constant(module: _Module, value: str) -> str:
+def _widen_constant(module: VerilogModule, value: str) -> str:
     """Give the constant of an operation the width of its other operand."""
     match = re.fullmatch(r"(\w+) (==|<|\+|-) (\d+)'h(\w+)", value)
     if match is None:
@@ -180,45 +70,27 @@ def _widen_constant(module: _Module, value: str) -> str:
     return f"{match[1]} {match[2]} {max(width, int(match[3]))}'h{match[4]}"
 
 
-def _compress(value: str) -> str:
-    """Write equal neighbours in a concatenation as a replication."""
-
-    def replicate(match: re.Match[str]) -> str:
-        items = [item.strip() for item in match[1].split(",")]
-        result, i = [], 0
-        while i < len(items):
-            count = 1
-            while i + count < len(items) and items[i + count] == items[i]:
-                count += 1
-            if count > 2:
-                result.append(f"{{{count}{{{items[i]}}}}}")
-            else:
-                result += [items[i]] * count
-            i += count
-        return result[0] if len(result) == 1 else f"{{{', '.join(result)}}}"
-
-    return re.sub(r"\{([^{}]*)\}", replicate, value)
-
-
-def _texts(module: _Module) -> list[str]:
-    """Return every text that reads nets."""
+def _texts(module: VerilogModule) -> list[str]:
+    """Return every text that reads nets; conditions that registers share count once."""
     texts = list(module.assigns.values()) + module.memories
+    conditions = set()
     for register in module.registers.values():
-        texts.append(register.default)
-        texts += [text for step in register.steps for text in step]
+        texts += [register.default, *(value for _, value in register.steps)]
+        conditions.add(tuple(condition for condition, _ in register.steps))
+    texts += [condition for block in conditions for condition in block]
     texts += [pin for _, pins in module.instances.values() for pin in pins.values()]
     return texts
 
 
-def _uses(module: _Module) -> dict[str, int]:
+def _uses(module: VerilogModule) -> dict[str, int]:
     counts: dict[str, int] = {}
     for text in _texts(module):
-        for name in _NAME.findall(text):
+        for name in NAME.findall(text):
             counts[name] = counts.get(name, 0) + 1
     return counts
 
 
-def _drop_unused(module: _Module) -> None:
+def _drop_unused(module: VerilogModule) -> None:
     while True:
         uses = _uses(module)
         dead = [n for n in module.assigns if n not in module.ports and not uses.get(n)]
@@ -231,7 +103,7 @@ def _drop_unused(module: _Module) -> None:
             del module.nets[name]
 
 
-def _open_unused_outputs(module: _Module) -> None:
+def _open_unused_outputs(module: VerilogModule) -> None:
     """Leave open the instances' outputs that drive a net without a name and without a reader."""
     uses = _uses(module)
     for _, pins in module.instances.values():
@@ -241,46 +113,65 @@ def _open_unused_outputs(module: _Module) -> None:
                 del module.nets[value]
 
 
-def _is_bit_expression(module: _Module, value: str) -> bool:
+def _outside(value: str) -> str:
+    """Return `value` with nothing left between its outermost parentheses."""
+    depth, result = 0, []
+    for part in re.split(r"([()])", value):
+        depth -= part == ")"
+        if depth == 0:
+            result.append(part)
+        depth += part == "("
+    return "".join(result)
+
+
+def _is_bit_expression(module: VerilogModule, value: str) -> bool:
     """Whether a value has one bit in any context: so parentheses can stand for its net."""
 
     def is_bit(text: str) -> bool:
-        if text.startswith("("):
+        if text == "()":
             return True
         name = text.partition("[")[0]
         return "'" in text or "[" in text or (name in module.nets and module.nets[name].is_bit)
 
-    if re.search(r"\$signed|[{}]", value):
-        return False
-    if re.fullmatch(r"[|&] [\w\[\]:]+|\S+ (?:==|!=|<|>|<=|>=) \S+", value):
+    outside = _outside(value)
+    if re.fullmatch(rf"[|&] {_WORD}|{_SIDE} (?:==|!=|<|>|<=|>=) {_SIDE}", outside):
         return True
-    logic = re.fullmatch(rf"(?:~ )?({_BIT})|({_BIT}) [&|^] ({_BIT})", value)
-    mux = re.fullmatch(rf"({_BIT}) +\? ({_BIT}) +: ({_BIT})", value)
-    match = logic or mux
+    logic = re.fullmatch(rf"(?:~ )?({_BIT})|({_BIT}) [&|^] ({_BIT})", outside)
+    choice = re.fullmatch(rf"({_BIT}) +\? ({_BIT}) +: ({_BIT})", outside)
+    match = logic or choice
     return match is not None and all(is_bit(g) for g in match.groups() if g)
 
 
-def _inline(module: _Module) -> None:
+def _inline(module: VerilogModule) -> None:
     changed = True
     while changed:
         changed = False
         uses = _uses(module)
         for name in list(module.assigns):
             value = module.assigns[name]
-            if not _TEMPORARY.fullmatch(name) or uses.get(name) != 1:
+            if not _TEMPORARY.fullmatch(name):
                 continue
-            bit = _is_bit_expression(module, value)
-            if _put_in_register(module, name, value) or (bit and _put(module, name, value)):
-                del module.assigns[name], module.nets[name]
-                changed = True
+            same = module.nets.get(value)
+            if same is not None and same.range == module.nets[name].range:
+                _rename(module, name, value)
+            elif uses.get(name) != 1 or not _put_anywhere(module, name, value):
+                continue
+            del module.assigns[name], module.nets[name]
+            changed = True
 
 
-def _put_in_register(module: _Module, name: str, value: str) -> bool:
+def _put_anywhere(module: VerilogModule, name: str, value: str) -> bool:
+    if _put_in_register(module, name, value) or _put_in_choice(module, name, value):
+        return True
+    return _is_bit_expression(module, value) and _put(module, name, value)
+
+
+def _put_in_register(module: VerilogModule, name: str, value: str) -> bool:
     """Put `value` where `name` is all that a register takes, if both have the same width.
 
     The low bits of a sum, difference or product do not depend on the width it is computed in.
     """
-    if len(value) > _LINE - 30:
+    if len(value) > LINE - 30:
         return False
     net = module.nets[name]
     arithmetic = re.fullmatch(r"[^?]+ [-+*] [^?]+", value) is not None
@@ -299,24 +190,62 @@ def _put_in_register(module: _Module, name: str, value: str) -> bool:
     return False
 
 
-def _put(module: _Module, name: str, value: str) -> bool:
+def _put_in_choice(module: VerilogModule, name: str, value: str) -> bool:
+    """Put a choice where `name` is the last branch of another one of the same width."""
+    choice = rf"{_BIT} +\? {_WORD} +: "
+    if re.fullmatch(rf"(?:{choice})+{_WORD}", _outside(value)) is None:
+        return False
+    net, outer = module.nets[name], re.compile(rf"(?:{choice})+{name}")
+    for target, text in module.assigns.items():
+        if module.nets[target].range == net.range and outer.fullmatch(_outside(text)):
+            module.assigns[target] = text.removesuffix(name) + value
+            return True
+    for target, register in module.registers.items():
+        if module.nets[target].range == net.range and outer.fullmatch(_outside(register.default)):
+            register.default = register.default.removesuffix(name) + value
+            return True
+        for i, (condition, step) in enumerate(register.steps):
+            if module.nets[target].range == net.range and outer.fullmatch(_outside(step)):
+                register.steps[i] = (condition, step.removesuffix(name) + value)
+                return True
+    return False
+
+
+def _put(module: VerilogModule, name: str, value: str) -> bool:
     """Put `value` where `name` is used, if that place gives it a context of one bit."""
     simple = re.fullmatch(r"\w+(\[\d+\])?", value) is not None
     inner = value if simple else f"({value})"
     whole = re.compile(rf"\b{name}\b(?!\[)")
+    # An item of a concatenation, or what decides a choice.
+    alone = re.compile(rf"[{{ ]{name}[,}}]|^{name} +\?")
+
+    def placed(text: str) -> str:
+        """Return the text with the value in it, or as it was."""
+        new = whole.sub(lambda _: inner, text)
+        takes = alone.search(text) or _is_bit_expression(module, text)
+        if not takes or (len(new) > LINE and len(new) > len(text)):
+            return text
+        return value if new == inner else new
+
     for target, text in module.assigns.items():
         if whole.search(text):
-            new = whole.sub(lambda _: inner, text)
-            if _is_bit_expression(module, text) and len(new) < _LINE - 30:
-                module.assigns[target] = new if new != inner else value
-                return True
-            return False
+            module.assigns[target] = placed(text)
+            return module.assigns[target] != text
+    found = False
     for register in module.registers.values():
         for i, (condition, step) in enumerate(register.steps):
             if whole.search(condition):
                 new = value if condition == name else whole.sub(lambda _: inner, condition)
                 register.steps[i] = (new, step)
+                found = True
+            elif whole.search(step) and placed(step) != step:
+                register.steps[i] = (condition, placed(step))
                 return True
+        if whole.search(register.default) and placed(register.default) != register.default:
+            register.default = placed(register.default)
+            return True
+    if found:
+        return True
     for _, pins in module.instances.values():
         for pin, connected in pins.items():
             if connected == name:
@@ -325,124 +254,15 @@ def _put(module: _Module, name: str, value: str) -> bool:
     return False
 
 
-def _write(module: _Module) -> str:
-    text = "".join(
-        [
-            _write_header(module),
-            *_write_nets(module),
-            *module.memories,
-            *_write_registers(module),
-            *_write_instances(module),
-            *_write_outputs(module),
-            "endmodule\n",
-        ]
-    )
-    # Unary operators stand close to their operand.
-    return re.sub(r"(?<=[(=?:{] )([~|&]) |(?<=[(!])([~|&]) ", lambda m: m[1] or m[2], text)
-
-
-def _write_header(module: _Module) -> str:
-    first = [p for p in ("aclk", "aresetn") if p in module.ports]
-    names = first + [p for p in module.ports if p not in first]
-    width = max(len(module.nets[n].range) for n in names)
-    lines = []
-    for name in names:
-        net = module.nets[name]
-        init = f" = {net.init}" if net.init else ""
-        space = f" {net.range:>{width}}" if width else ""
-        lines.append(f"  {module.ports[name]:<6} {net.kind:<4}{space} {name}{init}")
-    return f"module {module.name} (\n" + ",\n".join(lines) + "\n);\n"
-
-
-def _write_nets(module: _Module) -> list[str]:
-    """Declare registers, then nets; a net that is assigned stands behind all it reads."""
-    lines = []
-    inner = {n: net for n, net in module.nets.items() if n not in module.ports}
-    same: dict[str, list[str]] = {}
-    for name in sorted((n for n in inner if n not in module.assigns), key=_natural):
-        net = inner[name]
-        kind = f"{net.kind} {net.range}".strip()
-        if net.init:
-            lines.append(f"  {kind} {name} = {net.init};\n")
-        else:
-            same.setdefault(kind, []).append(name)
-    lines += [_wrap(f"  {kind} {', '.join(names)};") for kind, names in same.items()]
-    done: set[str] = set()
-
-    def visit(name: str) -> None:
-        if name in done:
-            return
-        done.add(name)
-        for read in _NAME.findall(module.assigns[name]):
-            if read in module.assigns and read not in module.ports:
-                visit(read)
-        net = inner[name]
-        bits = " " + net.range if net.range else ""
-        lines.append(_wrap(f"  wire{bits} {name} = {module.assigns[name]};"))
-
-    for name in module.assigns:
-        if name not in module.ports:
-            visit(name)
-    return lines
-
-
-def _write_registers(module: _Module) -> list[str]:
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name, register in module.registers.items():
-        groups.setdefault(tuple(c for c, _ in register.steps), []).append(name)
-    lines = []
-    for conditions, names in groups.items():
-        lines.append("  always @(posedge aclk) begin\n")
-        for name in names:
-            if module.registers[name].default:
-                lines.append(_wrap(f"    {name} <= {module.registers[name].default};"))
-        for i, condition in enumerate(conditions):
-            body = [f"{name} <= {module.registers[name].steps[i][1]};" for name in names]
-            if len(body) == 1:
-                lines.append(f"    if ({condition}) {body[0]}\n")
-            else:
-                lines.append(f"    if ({condition}) begin\n")
-                lines += [f"      {line}\n" for line in body]
-                lines.append("    end\n")
-        lines.append("  end\n")
-    return lines
-
-
-def _write_instances(module: _Module) -> list[str]:
-    lines = []
-    for name in sorted(module.instances, key=_natural):
-        kind, pins = module.instances[name]
-        first = [p for p in ("aclk", "aresetn") if p in pins]
-        line = "   "
-        lines.append(f"  {kind} {name} (\n")
-        order = first + [p for p in pins if p not in first]
-        for pin in order:
-            text = f" .{pin}({_compress(pins[pin])})"
-            text += "" if pin == order[-1] else ","
-            if len(line) + len(text) > _LINE and line.strip():
-                lines.append(_wrap(line))
-                line = "   "
-            line += text
-        lines += [_wrap(line), "  );\n"]
-    return lines
-
-
-def _wrap(line: str) -> str:
-    """Return a line, with newline, broken behind commas where it is too long."""
-    indent = len(line) - len(line.lstrip())
-    rest = " " * (indent + 2)
-    wrapped = textwrap.wrap(line, _LINE, subsequent_indent=rest)
-    return "\n".join(wrapped) + "\n"
-
-
-def _write_outputs(module: _Module) -> list[str]:
-    return [
-        _wrap(f"  assign {name} = {value};")
-        for name, value in module.assigns.items()
-        if name in module.ports
-    ]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key in which col_10 comes behind col_2."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _rename(module: VerilogModule, name: str, new: str) -> None:
+    """Use one net instead of another that is the same."""
+    whole = re.compile(rf"\b{name}\b")
+    for target, text in module.assigns.items():
+        module.assigns[target] = whole.sub(new, text)
+    module.memories = [whole.sub(new, text) for text in module.memories]
+    for register in module.registers.values():
+        register.default = whole.sub(new, register.default)
+        register.steps = [(whole.sub(new, c), whole.sub(new, v)) for c, v in register.steps]
+    for _, pins in module.instances.values():
+        for pin, text in pins.items():
+            pins[pin] = whole.sub(new, text)

@@ -166,7 +166,7 @@ def test_register_places_exist(default: str) -> None:
                 module = text[
                     {"skew": "trilat_activation_skew", "deskew": "trilat_deskew"}[instance]
                 ]
-            width = re.search(rf"reg\s+\[(\d+):0\] {register}\b", module)
+            width = re.search(rf"reg\s+\[(\d+):0\] [^;()]*?\b{register}\b", module)
             assert width is not None
             assert place.low + place.bits <= int(width[1]) + 1
             if instance.startswith("col_"):
