@@ -85,26 +85,38 @@ class RegisterFile(Part):
         m.d.sync += [held.eq(held_next), ready.eq(~held_next)]
         return held
 
+    def _decode(self, m: Module, name: str, channel: str) -> tuple[Signal, Signal]:
+        """Return the number of the register that a held address names, and whether none is there.
+
+        The registers fill the first bytes of the space, a power of two of them.
+        """
+        assert [word.offset for word in REGISTERS] == list(range(0, 4 * len(REGISTERS), 4))
+        assert len(REGISTERS).bit_count() == 1
+        index = Signal(range(len(REGISTERS)), name=f"{name}_index")
+        outside = Signal(name=f"{name}_outside")
+        address = getattr(self, f"s_axil_{channel}addr")
+        with m.If(getattr(self, f"s_axil_{channel}ready")):
+            m.d.data += [index.eq(address[2:]), outside.eq(address[2 + len(index) :].any())]
+        return index, outside
+
     def _writes(self, m: Module) -> None:
         write, answer_waits = flags("write", "b_waits")
         address_held, data_held = self._take(m, "aw", write), self._take(m, "w", write)
         width = max(_width(word) for word in self.writable)
-        number = Signal(ADDRESS_BITS - 2, name="write_number")
         data = Signal(width, name="write_data")
         strobes = Signal(-(-width // 8), name="write_strobes")
         m.d.comb += [
             answer_waits.eq(self.s_axil_bvalid & ~self.s_axil_bready),
             write.eq(address_held & data_held & ~answer_waits),
         ]
-        with m.If(self.s_axil_awready):
-            m.d.data += number.eq(self.s_axil_awaddr[2:])
+        index, outside = self._decode(m, "write", "aw")
         with m.If(self.s_axil_wready):
             m.d.data += [data.eq(self.s_axil_wdata), strobes.eq(self.s_axil_wstrb)]
         known = []
         for word in self.writable:
             (here,) = flags(f"writes_{word.name}")
             known.append(here)
-            m.d.comb += here.eq(number == word.offset // 4)
+            m.d.comb += here.eq((index == word.offset // 4) & ~outside)
             for field in word.fields:
                 pulse = getattr(self, field.name)
                 enable = write & here & strobes[field.low // 8]
@@ -116,23 +128,20 @@ class RegisterFile(Part):
     def _reads(self, m: Module) -> None:
         read, answer_waits = flags("read", "r_waits")
         held = self._take(m, "ar", read)
-        number = Signal(ADDRESS_BITS - 2, name="read_number")
+        index, outside = self._decode(m, "read", "ar")
         m.d.comb += [
             answer_waits.eq(self.s_axil_rvalid & ~self.s_axil_rready),
             read.eq(held & ~answer_waits),
         ]
-        with m.If(self.s_axil_arready):
-            m.d.data += number.eq(self.s_axil_araddr[2:])
         m.d.sync += self.s_axil_rvalid.eq(read | answer_waits)
         with m.If(read):
             m.d.data += self.s_axil_rdata.eq(0)
-            m.d.data += self.s_axil_rresp.eq(Mux(number < len(REGISTERS), _OKAY, _SLVERR))
-            with m.Switch(number):
-                for index, word in enumerate(REGISTERS):
-                    assert word.offset == 4 * index, "registers follow each other"
+            m.d.data += self.s_axil_rresp.eq(Mux(outside, _SLVERR, _OKAY))
+            with m.Switch(index):
+                for word in REGISTERS:
                     if word.writable:
                         continue
-                    with m.Case(index):
+                    with m.Case(word.offset // 4):
                         fixed = _FIXED.get(word.name)
                         value = getattr(self, word.name) if fixed is None else fixed
                         m.d.data += self.s_axil_rdata.eq(value)
@@ -164,7 +173,7 @@ class PerformanceCounters(Part):
     def __init__(self) -> None:
         handshakes = {f"{s}_{w}": In(1) for s in self.STREAMS for w in ("tvalid", "tready")}
         super().__init__(
-            "trilat_performance_counters",
+            "trilat_counters",
             {
                 **handshakes,
                 "m_axis_out_tlast": In(1),
