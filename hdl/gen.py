@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from hdl.verilog import tidy
+from hdl.vivado import PERIOD_NS
 from trilat.errors import InputError, run_command
 from trilat.files import write_text
 
@@ -82,14 +83,18 @@ def _integer(text: str) -> int | str:
         return text
 
 
-def main_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+def _number(text: str) -> float | str:
+    """Return the number, or the text itself, which the command refuses in one line."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def config_parser() -> argparse.ArgumentParser:
+    """Return the parser of a configuration's flags, a parent of the commands' parsers."""
     defaults = AcceleratorConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m hdl.gen",
-        description="Print the Verilog of a systolic accelerator.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--dataflow",
         metavar="|".join(DATAFLOWS),
@@ -121,8 +126,31 @@ def main_parser() -> argparse.ArgumentParser:
         default=defaults.protect_place,
         help="where it checks: activations at the input, requantized outputs, or both",
     )
+    return parser
+
+
+def main_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hdl.gen",
+        description="Write the Verilog of a systolic accelerator.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        parents=[config_parser()],
+    )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write FILE, not standard output"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.v|DIR",
+        help="write the Verilog to FILE.v, or to the folder DIR with registers, constraints, "
+        "scripts and testbench; default: the Verilog on standard output",
+    )
+    parser.add_argument(
+        "--clock-ns",
+        type=_number,
+        default=PERIOD_NS,
+        metavar="NS",
+        help="clock period of the constraints in DIR",
     )
     return parser
 
@@ -130,10 +158,19 @@ def main_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = vars(main_parser().parse_args(argv))
-    output = arguments.pop("output")
+    output, period = arguments.pop("output"), arguments.pop("clock_ns")
 
     def action() -> int:
         config = AcceleratorConfig(**arguments)
+        if isinstance(period, str) or not 0.1 <= period <= 1000:
+            raise InputError(f"--clock-ns must be a number in 0.1..1000, not {period!r}")
+        if output is not None and (output.suffix != ".v" or output.is_dir()):
+            from hdl.bundle import bundle, check_folder, write_folder
+
+            check_folder(output)
+            write_folder(output, bundle(config, period_ns=period))
+            print(f"wrote folder {output}, configuration {config.config_hash()}", file=sys.stderr)
+            return 0
         text = generate(config)
         if output is None:
             sys.stdout.write(text)

@@ -19,8 +19,7 @@ from rich.table import Table
 from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
-from hdl.gen import generate
-from hdl.gen import main_parser as generator_parser
+from hdl.gen import config_parser, generate
 from hdl.mapping import MappedModule, map_modules
 from hdl.netlist_check import MismatchError
 from hdl.registers import CORE
@@ -291,11 +290,8 @@ def main_parser() -> argparse.ArgumentParser:
         prog="python -m hdl.synth",
         description="FPGA resources and logic delay of an accelerator.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        parents=[generator_parser()],
-        conflict_handler="resolve",
-        add_help=False,
+        parents=[config_parser()],
     )
-    parser.add_argument("-h", "--help", action="help", help="show this help and exit")
     default = Path(os.environ.get("TRILAT_CACHE", Path.home() / ".cache" / "trilat")) / "hdl"
     parser.add_argument("--family", default="xc7", help=f"FPGA family: {', '.join(FAMILIES)}")
     parser.add_argument(

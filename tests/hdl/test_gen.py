@@ -166,7 +166,12 @@ def test_register_places_exist(default: str) -> None:
                 module = text[
                     {"skew": "trilat_activation_skew", "deskew": "trilat_deskew"}[instance]
                 ]
-            width = re.search(rf"reg\s+\[(\d+):0\] [^;()]*?\b{register}\b", module)
+            # A port has its own line; registers of one width share a declaration.
+            port, shared = (
+                rf"reg +\[(\d+):0\] {register}\b",
+                rf"^  reg \[(\d+):0\] [^;]*\b{register}\b",
+            )
+            width = re.search(port, module) or re.search(shared, module, re.M)
             assert width is not None
             assert place.low + place.bits <= int(width[1]) + 1
             if instance.startswith("col_"):

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m bench.emission`: lines and seconds of the Verilog against a flat emission.
+
+The flat emission is what Amaranth makes when every PE is a component of its own: the same PEs in
+the same array, one Verilog module per instance, written by `amaranth.back.verilog`. It holds the
+array alone, without streams, skews, lanes and AXI4-Lite, which the emitted Verilog has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.hdl import Module, Signal
+from amaranth.lib.wiring import Component, In, Out
+from rich.console import Console
+from rich.table import Table
+
+from hdl.config import AcceleratorConfig
+from hdl.gen import generate
+from hdl.pe import ProcessingElement
+from trilat.errors import InputError, run_command
+from trilat.files import write_json
+
+# Seconds and lines that are aimed at, by size; None where no number is set.
+AIMS = {16: (3.0, 1500), 64: (15.0, None)}
+
+
+class FlatArray(Component):
+    """The PEs of the array as separate components."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        bits, weight = config.act_bits, config.weight_bits
+        super().__init__(
+            {
+                "acts": In(config.rows * bits),
+                "signed_in": In(config.cols),
+                "swap_in": In(config.cols),
+                "load_in": In(config.rows),
+                "weights": In(config.cols * weight),
+                "psums": Out(config.cols * config.psum_bits(config.rows - 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect every PE to its neighbours."""
+        m = Module()
+        config, bits, weight = self.config, self.config.act_bits, self.config.weight_bits
+        clock = Signal()
+        left = [
+            {"act": self.acts.word_select(r, bits), "load": self.load_in[r]}
+            for r in range(config.rows)
+        ]
+        width = config.psum_bits(config.rows - 1)
+        for col in range(config.cols):
+            above: dict[str, Any] = {
+                "act_signed": self.signed_in[col],
+                "swap": self.swap_in[col],
+                "weight_loading": self.weights.word_select(col, weight),
+            }
+            for row in range(config.rows):
+                pe = ProcessingElement(config, psum_bits=config.psum_bits(row))
+                m.submodules[f"pe_{row}_{col}"] = pe
+                m.d.comb += [
+                    pe.aclk.eq(clock),
+                    pe.act_in.eq(left[row]["act"]),
+                    pe.load_in.eq(left[row]["load"]),
+                    pe.signed_in.eq(above["act_signed"]),
+                    pe.swap_in.eq(above["swap"]),
+                    pe.weight_in.eq(above["weight_loading"]),
+                ]
+                if row:
+                    m.d.comb += pe.psum_in.eq(above["psum"].as_signed())
+                left[row] = {"act": pe.act, "load": pe.load}
+                above = {
+                    name: getattr(pe, name)
+                    for name in ("act_signed", "swap", "weight_loading", "psum")
+                }
+            m.d.comb += self.psums.word_select(col, width).eq(above["psum"])
+        return m
+
+
+def measure(emit: Callable[[], str], repeats: int) -> tuple[int, float]:
+    """Return the lines of what `emit` gives, and the seconds of its fastest run."""
+    text, best = "", float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        text = emit()
+        best = min(best, time.perf_counter() - start)
+    return text.count("\n"), best
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.emission", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="each once, the flat one at 16x16 only"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    arguments = parser.parse_args(argv)
+
+    def action() -> int:
+        rows: list[dict[str, Any]] = []
+        for size, (seconds_aim, lines_aim) in AIMS.items():
+            config = AcceleratorConfig(rows=size, cols=size)
+            lines, seconds = measure(lambda c=config: generate(c), 1 if arguments.quick else 3)
+            row = {
+                "size": size,
+                "lines": lines,
+                "lines_aim": lines_aim,
+                "seconds": round(seconds, 2),
+                "seconds_aim": seconds_aim,
+                "flat_lines": None,
+                "flat_seconds": None,
+            }
+            if size == 16 or not arguments.quick:
+                flat, flat_seconds = measure(lambda c=config: verilog.convert(FlatArray(c)), 1)
+                row |= {"flat_lines": flat, "flat_seconds": round(flat_seconds, 2)}
+            rows.append(row)
+        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+        console.print(_table(rows))
+        if arguments.json is not None:
+            try:
+                write_json(arguments.json, {"emission": rows})
+            except OSError as error:
+                raise InputError(f"cannot write {arguments.json}: {error.strerror}") from None
+        return 0
+
+    return run_command("python -m bench.emission", action)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="Verilog of the whole accelerator; flat: its array alone, a module per PE")
+    for name in ("array", "lines", "aim", "flat", "ratio", "seconds", "aim", "flat", "ratio"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [f"{row['size']}x{row['size']}"]
+        for what, form in (("lines", "{:.0f}"), ("seconds", "{:.1f}")):
+            own, aim, flat = row[what], row[f"{what}_aim"], row[f"flat_{what}"]
+            cells += [form.format(own), "-" if aim is None else f"< {form.format(aim)}"]
+            cells += ["-", "-"] if flat is None else [form.format(flat), f"{flat / own:.1f}"]
+        table.add_row(*cells)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
