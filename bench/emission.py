@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows: list[dict[str, Any]] = []
         for size, (seconds_aim, lines_aim) in AIMS.items():
             config = AcceleratorConfig(rows=size, cols=size)
-            lines, seconds = measure(lambda c=config: generate(c), 1 if arguments.quick else 3)
+            lines, seconds = measure(partial(generate, config), 1 if arguments.quick else 3)
             row = {
                 "size": size,
                 "lines": lines,
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "flat_seconds": None,
             }
             if size == 16 or not arguments.quick:
-                flat, flat_seconds = measure(lambda c=config: verilog.convert(FlatArray(c)), 1)
+                flat, flat_seconds = measure(partial(verilog.convert, FlatArray(config)), 1)
                 row |= {"flat_lines": flat, "flat_seconds": round(flat_seconds, 2)}
             rows.append(row)
         console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)

@@ -15,9 +15,8 @@ from hdl import vivado
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.register_files import as_json, c_header, markdown
-from hdl.register_map import parameter_words
 from hdl.registers import CORE
-from hdl.schedule import k_tile_period, output_latency, tile_cycles
+from hdl.schedule import collector_levels, k_tile_period, output_latency, tile_cycles
 from hdl.vectors import bench_jobs, bench_vectors
 from trilat.errors import InputError
 from trilat.files import content_hash
@@ -128,7 +127,7 @@ def sidecar(config: AcceleratorConfig, verilog: str) -> dict[str, Any]:
         "ports": ports(verilog, TOP),
         "widths": {
             "product_bits": config.product_bits,
-            "psum_bits": [config.psum_bits(row) for row in range(config.rows)],
+            "psum_bits": [] if config.is_os else [config.psum_bits(r) for r in range(config.rows)],
             "acc_bits": config.acc_bits,
             "sum_bits": config.sum_bits,
             "raw_beats": config.raw_beats,
@@ -154,48 +153,61 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
 
     Variables: M rows and K K-tiles of an output tile, B its output beats per row (1, or
     `raw_beats` for raw sums), t the cycle in which a beat is accepted, R and C rows and columns,
-    r and c of a PE, W parameter words of a tile.
+    L levels of the collector of an output-stationary array, r and c of a PE, W parameter words of
+    a tile.
     """
-    layout = parameter_words(config)
-    m = config.psum_depth
-    words = len(layout.header) + config.cols * len(layout.column)
-    return {
+    m, k = config.max_m, config.max_k_tiles
+    constants = {
         "R": config.rows,
         "C": config.cols,
-        "W": words,
+        "W": as_json(config)["parameters"]["words_per_tile"],
         "raw_beats": config.raw_beats,
+    }
+    registers = {
+        "activation of PE(r, c)": "t + r + c + 2",
+        "product of PE(r, c)": "t + r + c + 3",
+    }
+    if config.is_os:
+        constants["L"] = collector_levels(config)
+        period, latency = "1", "C + L + 11"
+        registers |= {"accumulator of PE(r, c)": "t + r + c + 4"}
+        start = "max(a(n-1) + K(n-1), p(n) + 2, e(n-1) + M(n-1) - K(n) + 1)"
+        last_row, first_start = "max(e(n) + C + L + 4, d(n-1) + 1)", "W + 1"
+    else:
+        period, latency = "max(M, R, 3)", "R + C + 11"
+        registers |= {"psum of PE(r, c)": "t + r + c + 4", "all columns aligned": "t + R + C + 2"}
+        start = "max(a(n-1) + K(n-1) * P(n-1), p(n) + 2)"
+        last_row, first_start = "max(e(n) + R + C + 4, d(n-1) + 1)", "max(R, W) + 1"
+    return {
+        "constants": constants,
         "period": {
-            "meaning": "cycles between the first beats of two K tiles; value at M = psum_depth",
-            "formula": "max(M, R, 3)",
+            "meaning": "P: cycles between the first beats of two K tiles; value at the largest M",
+            "formula": period,
             "value": k_tile_period(config, m),
         },
         "latency": {
-            "meaning": "cycles from a beat of the last K tile to its output beat",
-            "formula": "R + C + 11",
+            "meaning": "cycles from a beat of the last K tile to its output beat; of an "
+            "output-stationary array from the last beat to row 0",
+            "formula": latency,
             "value": output_latency(config),
         },
         "tile": {
             "meaning": "cycles of an output tile alone, first activation beat to last output beat; "
-            "value at M = psum_depth, K = max_k_tiles, B = 1",
-            "formula": "(K - 1) * max(M, R, 3) + M * B + R + C + 11",
-            "value": tile_cycles(config, m=m, k_tiles=config.max_k_tiles),
+            "value at the largest M and K, B = 1",
+            "formula": f"(K - 1) * {period} + M * B + {latency}",
+            "value": tile_cycles(config, m=m, k_tiles=k),
         },
-        "registers": {
-            "meaning": "cycle in which a register holds the beat accepted in cycle t",
-            "activation of PE(r, c)": "t + r + c + 2",
-            "product of PE(r, c)": "t + r + c + 3",
-            "psum of PE(r, c)": "t + r + c + 4",
-            "all columns aligned": "t + R + C + 2",
-        },
+        "registers": {"meaning": "cycle in which a register holds a beat", **registers},
         "sequence": {
-            "meaning": "tiles one behind the other, streams never starved: a first activation "
-            "beat, p last parameter word, d last row to the requantizer, of tile n",
-            "a(n)": "max(a(n-1) + K(n-1) * period(n-1), p(n) + 2)",
+            "meaning": "tiles one behind the other, streams never starved; of tile n: a first "
+            "activation beat, e first beat of the last K tile, p last parameter word, d last row "
+            "to the requantizer, d + 7 last output beat; cycle 0 behind reset takes the first word",
+            "a(n)": start,
+            "e(n)": "a(n) + (K(n) - 1) * P(n)",
             "p(n)": "max(p(n-1) + 2, d(n-2) + 5) + W + 1",
-            "d(n)": "max(a(n) + (K(n) - 1) * period(n) + R + C + 4, d(n-1) + 1) + M(n) * B(n) - 1",
-            "last output beat": "d(n) + 7",
+            "d(n)": f"{last_row} + M(n) * B(n) - 1",
             "p(0)": "W - 1",
-            "a(0)": "max(R, W) + 1",
+            "a(0)": first_start,
         },
     }
 

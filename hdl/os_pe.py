@@ -66,7 +66,8 @@ class OutputStationaryElement(Part):
             self.first.eq(self.first_in),
             product.eq(operand * self.weight.as_signed()),
         ]
-        before = Mux(self.first, 0, self.acc)
+        so_far = Signal.like(self.acc)
+        m.d.comb += so_far.eq(Mux(self.first, 0, self.acc))
         with m.If(self.valid):
-            m.d.data += self.acc.eq(product.as_signed() + before.as_signed())
+            m.d.data += self.acc.eq(product.as_signed() + so_far.as_signed())
         return m

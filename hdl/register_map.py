@@ -107,13 +107,14 @@ REGISTERS = (
         ("rows", 0, 8, "PEs along K"),
         ("cols", 8, 8, "PEs along N"),
         ("act_bits", 16, 8, "width of an activation code"),
-        ("weight_bits", 24, 8, "width of a weight code"),
+        ("weight_bits", 24, 7, "width of a weight code"),
+        ("output_stationary", 31, 1, "rows lie along M, K is time"),
     ),
     _word(
         "limits",
         "largest output tile",
         0x14,
-        ("psum_depth", 0, 16, "largest M"),
+        ("max_m", 0, 16, "largest M"),
         ("max_k_tiles", 16, 16, "most K tiles"),
     ),
     _word(
@@ -158,8 +159,8 @@ def parameter_words(config: AcceleratorConfig) -> ParameterWords:
             "size",
             "size of the tile",
             0,
-            ("m", 0, 16, "M: activation beats of a K tile, and output rows"),
-            ("k_tiles", 16, 16, "K tiles"),
+            ("m", 0, 16, "M: output rows"),
+            ("k_tiles", 16, 16, "K tiles; of an output-stationary array K itself"),
         ),
         _word(
             "format",
@@ -205,8 +206,7 @@ def config_values(config: AcceleratorConfig) -> dict[str, int]:
             cols=config.cols,
             act_bits=config.act_bits,
             weight_bits=config.weight_bits,
+            output_stationary=config.is_os,
         ),
-        "limits": registers["limits"].encode(
-            psum_depth=config.psum_depth, max_k_tiles=config.max_k_tiles
-        ),
+        "limits": registers["limits"].encode(max_m=config.max_m, max_k_tiles=config.max_k_tiles),
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from hdl.config import AcceleratorConfig
 from hdl.schedule import GemmShape, network_cycles
-from hdl.tile import TileJob, k_tiles, param_words, reference_output
+from hdl.tile import TileJob, k_tiles, param_words, reference_output, stream_beats
 
 SEED = 1
 _Draw = Callable[[int, int], int]
@@ -31,18 +31,18 @@ def bench_jobs(config: AcceleratorConfig) -> list[TileJob]:
         # Only `random()` is promised to give the same numbers in every version.
         return low + int(source.random() * (high - low + 1))
 
-    depth = min(config.psum_depth, 12)
-    deep = min(config.max_k_tiles, 3)
+    depth = min(config.max_m, 12)
+    deep = min(config.max_k_tiles, 20 if config.is_os else 3)
     return [
         _job(config, draw, m=min(depth, 5), k=min(deep, 2)),
         _job(config, draw, m=1, k=1),
         _job(config, draw, m=1, k=deep, raw=True),
-        _job(config, draw, m=2, k=deep, raw=True, edges=True, signed_in=True),
-        _job(config, draw, m=2, k=deep, raw=True, edges=True, signed_in=False),
+        _job(config, draw, m=min(depth, 2), k=deep, raw=True, edges=True, signed_in=True),
+        _job(config, draw, m=min(depth, 2), k=deep, raw=True, edges=True, signed_in=False),
         _job(config, draw, m=depth, k=deep, narrow=True),
         _job(config, draw, m=min(depth, 3), k=1, narrow=True, signed_in=True),
         _job(config, draw, m=1, k=1, edges=True),
-        _job(config, draw, m=2, k=min(deep, 2)),
+        _job(config, draw, m=min(depth, 2), k=min(deep, 2)),
     ]
 
 
@@ -79,7 +79,7 @@ def _job(
         one = (lambda: (low, high)[draw(0, 1)]) if edges else (lambda: draw(low, high))
         return np.array([[one() for _ in range(shape[1])] for _ in range(shape[0])], np.int64)
 
-    depth, cols = k * config.rows, config.cols
+    depth, cols = k * config.k_step, config.cols
     act_low, act_high = ends(config.act_bits, signed_in)
     out_low, out_high = ends(config.act_bits, signed_out)
     bias_low, bias_high = ends(config.acc_bits, True)
@@ -119,8 +119,12 @@ def pack(codes: Iterable[int], bits: int) -> str:
 
 def tile_beats(config: AcceleratorConfig, job: TileJob) -> dict[str, Any]:
     """Return the beats of a tile: of each stream blocks that end with tlast, of the output one."""
-    rows, bits = config.rows, config.act_bits
-    blocks = [slice(k * rows, (k + 1) * rows) for k in range(k_tiles(config, job))]
+    bits, beats = config.act_bits, stream_beats(config, job)
+
+    def blocks(codes: np.ndarray, width: int, period: int) -> list[list[str]]:
+        packed = [pack(beat, width) for beat in codes]
+        return [packed[i : i + period] for i in range(0, len(packed), period)]
+
     result = reference_output(config, job).rows
     if job.raw:
         parts = [(row >> (j * bits)) for row in result for j in range(config.raw_beats)]
@@ -128,11 +132,11 @@ def tile_beats(config: AcceleratorConfig, job: TileJob) -> dict[str, Any]:
         parts = list(result)
     return {
         "m": job.m,
-        "k_tiles": len(blocks),
+        "k_tiles": k_tiles(config, job),
         "raw": job.raw,
         "param": [[f"{word:08x}" for word in param_words(config, job)]],
-        "weight": [[pack(w, config.weight_bits) for w in job.weights[b][::-1]] for b in blocks],
-        "act": [[pack(a, bits) for a in job.acts[:, b]] for b in blocks],
+        "weight": blocks(beats.weights, config.weight_bits, beats.weight_last),
+        "act": blocks(beats.acts, bits, beats.act_last),
         "out": [pack(part, bits) for part in parts],
     }
 
@@ -141,7 +145,7 @@ def bench_vectors(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> dict[st
     """Return what ``vectors.json`` holds: the tiles, and what the run must show in all."""
     outputs = [reference_output(config, job) for job in jobs]
     gemms = [GemmShape(m=job.m, k=job.acts.shape[1], n=config.cols, raw=job.raw) for job in jobs]
-    quiet = 200 + 8 * (config.rows + config.cols) + config.psum_depth
+    quiet = 200 + 8 * (config.rows + config.cols) + config.max_m
     return {
         "config_hash": config.config_hash(),
         "seed": SEED,

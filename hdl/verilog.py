@@ -171,7 +171,7 @@ def _put_in_register(module: VerilogModule, name: str, value: str) -> bool:
 
     The low bits of a sum, difference or product do not depend on the width it is computed in.
     """
-    if len(value) > LINE - 30:
+    if len(value) > LINE:
         return False
     net = module.nets[name]
     arithmetic = re.fullmatch(r"[^?]+ [-+*] [^?]+", value) is not None

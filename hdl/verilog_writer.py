@@ -126,10 +126,10 @@ def _write_steps(
 def _block(indent: int, head: str, body: list[str]) -> Iterator[str]:
     margin = " " * indent
     if len(body) == 1:
-        yield f"{margin}{head} {body[0]}\n"
+        yield _wrap(f"{margin}{head} {body[0]}")
         return
     yield f"{margin}{head} begin\n"
-    yield from (f"{margin}  {line}\n" for line in body)
+    yield from (_wrap(f"{margin}  {line}") for line in body)
     yield f"{margin}end\n"
 
 
