@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,28 @@ def bench_jobs(config: AcceleratorConfig) -> list[TileJob]:
         _job(config, draw, m=depth, k=deep, narrow=True),
         _job(config, draw, m=min(depth, 3), k=1, narrow=True, signed_in=True),
         _job(config, draw, m=1, k=1, edges=True),
+        _ties(config, draw, quotient=0),
+        _ties(config, draw, quotient=1),
         _job(config, draw, m=min(depth, 2), k=min(deep, 2)),
     ]
+
+
+def _ties(config: AcceleratorConfig, draw: _Draw, *, quotient: int) -> TileJob:
+    """Return a tile whose totals lie halfway between two codes, the lower one even or odd."""
+    job = _job(config, draw, m=1, k=1)
+    columns = np.arange(config.cols)
+    shift = 1 + columns % max(min(config.acc_bits - 4, 5), 1)
+    low, high = (-1, 1) if config.act_bits == 2 and job.signed_out else (0, 2)
+    return replace(
+        job,
+        acts=np.zeros_like(job.acts),
+        bias=(2 * ((columns + quotient) % 2) + 1) << (shift - 1),
+        shift=shift,
+        lo=np.full(config.cols, low),
+        hi=np.full(config.cols, high),
+        lo_is_bound=np.zeros(config.cols, bool),
+        hi_is_bound=np.zeros(config.cols, bool),
+    )
 
 
 def _job(
