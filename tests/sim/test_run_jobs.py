@@ -39,9 +39,6 @@ CONFIGS = {
     "os 5x3": AcceleratorConfig(
         dataflow="os", rows=5, cols=3, act_bits=8, weight_bits=4, max_k=70, protect="zero"
     ),
-    "os 1x2": AcceleratorConfig(
-        dataflow="os", rows=1, cols=2, act_bits=2, weight_bits=8, max_k=20, protect="clip"
-    ),
 }  # fmt: skip
 pytestmark = pytest.mark.slow
 
@@ -125,7 +122,7 @@ def test_flips_in_every_register_class_give_the_predicted_outputs(config, sim_ca
         not np.array_equal(expected.rows, reference_output(config, job).rows)
         for expected, job in zip(predicted, jobs, strict=True)
     )
-    assert corrupting > len(jobs) // 5
+    assert corrupting > len(jobs) // 4
     reached = {fault.register for group in faults for fault in group}
     known = REGISTERS[config.dataflow]
     assert reached == {r for r in known if r != "deskew" or config.cols > 1}
