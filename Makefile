@@ -35,7 +35,7 @@ Variables of `make dse`, each a flag of `python -m dse.run` (its --help explains
   DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder
   BITS=4,8   METHOD=qat|ptq   ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
   DATAFLOW=ws|os|ws,os
-  TRIALS=24   FAULTS=auto|rate   FAMILY=xc7|ecp5|ice40   VERIFY=best|all|none
+  TRIALS=24   FAULTS=auto|rate   FAMILY=xc7|xcup|ecp5|ice40|gowin   VERIFY=best|all|none
   SEED=0   OUT=runs/NAME   JOBS=2
 PYTHON=python3.12 chooses what .venv is made with (3.11 or 3.12).
 endef

@@ -205,8 +205,8 @@ def command(*, family: str, modules: Path, simulators: Path) -> list[str]:
 def main(family: str, modules: Path, simulators: Path) -> None:
     """Run a child."""
     from hdl import yosys
+    from hdl.cost import synthesize
     from hdl.gen import generate
-    from hdl.synth import synthesize
     from sim.build import build_simulator
 
     def synthesis(config: AcceleratorConfig) -> dict[str, Any]:

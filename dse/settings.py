@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--family",
         default="xc7",
-        help="synthesis target: xc7, ecp5 or ice40 (default: %(default)s)",
+        help="synthesis target: xc7, xcup, ecp5, ice40 or gowin (default: %(default)s)",
     )
     search.add_argument(
         "--seed", default="0", metavar="N", help="of every random choice (default: %(default)s)"

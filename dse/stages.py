@@ -29,8 +29,8 @@ from faultinj.protection import Bounds, Protection, forward, profile_bounds
 from faultinj.rate import accuracy_under_rate, calibrate_rate
 from faultinj.stats import wilson
 from hdl.config import AcceleratorConfig
+from hdl.cost import synthesize
 from hdl.schedule import network_cycles
-from hdl.synth import synthesize
 from quant import engine
 from trilat.files import content_hash
 from trilat.progress import Progress

@@ -79,8 +79,22 @@ class Family:
                 f"{self.synth} -run {self.start}:{self.before_memory}",
                 f"{self.synth} -run {self.after_memory}:{self.end}",
             ]
+        return [*self._begin(top), *steps, *self.finish]
+
+    def flat_script(self, top: str) -> list[str]:
+        """Return the Yosys commands that map `top` and all below it, already read, as one module.
+
+        The usual way to use Yosys: its time grows with the number of PEs.
+        """
+        if "-noflatten" in self.synth:
+            flat = self.synth.replace(" -noflatten", "")
+        else:
+            flat = f"{self.synth} -flatten"
+        return [*self._begin(top), f"{flat} -run {self.start}:{self.end}", *self.finish]
+
+    def _begin(self, top: str) -> list[str]:
         read = [self.read_cells, *(["read_verilog -lib extra_cells.v"] if self.extra else [])]
-        return [*read, f"hierarchy -check -top {top}", *self.early, *steps, *self.finish]
+        return [*read, f"hierarchy -check -top {top}", *self.early]
 
     def count(self, kind: str, n: int) -> dict[str, float]:
         """Return what `n` primitives of a kind take, by field of `hdl.synth.Cost`."""

@@ -26,7 +26,7 @@ from trilat.files import content_hash, write_json
 from trilat.progress import Advance
 
 # Counts in every key: raise it when the meaning of a stored result changes.
-_FORMAT = 2
+_FORMAT = 3
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -126,7 +126,7 @@ def map_modules(
     files: list[Path] = []
     for group in shared:
         # All below the group count: their delays are part of its own.
-        inside = sorted(_below(group, children))
+        inside = sorted(below(group, children))
         key = content_hash([group, [texts[name] for name in inside], tools])
         files.append(cache / f"{family.name}-{group[0]}-{key}.json")
     done: dict[str, MappedModule] = {}
@@ -181,7 +181,7 @@ def map_modules(
     return done
 
 
-def _below(names: Iterable[str], children: Mapping[str, Iterable[str]]) -> set[str]:
+def below(names: Iterable[str], children: Mapping[str, Iterable[str]]) -> set[str]:
     """Return the modules of `names` and all that they instantiate, at any depth."""
     found: set[str] = set()
     waiting = list(names)

@@ -221,6 +221,7 @@ class _Simulation:
         }
         self._memories: list[_Memory] = []
         self._addresses: list[tuple[int, list[Any]]] = []  # (words of the memory, bits)
+        self._muxes: dict[Any, tuple[Any, Any]] = {}  # output -> its two inputs
         self._registers: list[tuple[Any, Any]] = []  # (D, Q)
         # Name of a node -> bits it reads, bits it drives, line of Python.
         self._nodes: list[tuple[list[Any], list[Any], str]] = []
@@ -243,6 +244,8 @@ class _Simulation:
             reads = [pins[pin][0] for pin in ("A", "B", "S") if pin in pins]
             text = _GATES[kind].format(**{pin: _v(pins[pin][0]) for pin in pins if pin != "Y"})
             self._nodes.append((reads, pins["Y"], f"{_v(pins['Y'][0])} = {text}"))
+            if kind == "$_MUX_":
+                self._muxes[pins["Y"][0]] = (pins["A"][0], pins["B"][0])
         elif kind in _FLIP_FLOPS:
             self._require_clock(cell_name, pins["C"])
             active = "1" if kind.startswith("$_DFF_PP") else "0"
@@ -324,11 +327,21 @@ class _Simulation:
     def addresses(self) -> dict[str, int]:
         """Return the input ports that are addresses of memories, and how many words those have."""
         found: dict[str, int] = {}
-        for size, at in self._addresses:
+        for size, muxed in self._addresses:
+            at = [self._unmuxed(bit) for bit in muxed]
             for pin, bits in self._ports.items():
                 if at[: len(bits)] == bits and all(bit == "0" for bit in at[len(bits) :]):
                     found[pin] = min(size, found.get(pin, size))
         return found
+
+    def _unmuxed(self, bit: Any) -> Any:
+        """Return what drives a bit behind multiplexers whose other input is undefined."""
+        while bit in self._muxes:
+            a, b = self._muxes[bit]
+            if "x" not in (a, b):
+                break
+            bit = b if a == "x" else a
+        return bit
 
     def step(self, values: Mapping[_Pin, int]) -> dict[_Pin, int]:
         """Run a cycle; return the outputs during it, before the clock edge."""

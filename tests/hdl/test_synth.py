@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 
 from hdl import yosys
+from hdl.cost import Cost, compose, describe_path, synthesize
 from hdl.families import FAMILIES
 from hdl.mapping import groups, instances, levels, split_modules
-from hdl.synth import Cost, compose, describe_path, main, synthesize
+from hdl.synth import main
 from hdl.timing import Timing, analyse, black_box, cell_library, unconditional
 
 VERILOG = """// a comment with module fake();
@@ -162,6 +163,41 @@ def test_a_path_by_hand_on_ice40(tmp_path):
     }
     module = netlist({"aclk": ("input", [2]), "q": ("output", [7])}, cells)
     assert time_of("ice40", module, tmp_path).delay == 1391 + 675 + 278 + 874 + 1
+
+
+def test_a_path_by_hand_on_ultrascale_plus(tmp_path):
+    # FF 77 > LUT2.I0 50 > S[0] to CO[3] 186 > CI to O[3] 82 > FF 1.
+    def carry(ci, s, co, o):
+        pins = {"CI": ci, "CYINIT": "0", "DI": ["0"] * 4, "S": [s, "0", "0", "0"]}
+        return ("CARRY4", {**pins, "CO": ["x", "x", "x", co], "O": ["x", "x", "x", o]})
+
+    cells = {
+        "f": ("FDRE", {"C": 2, "CE": "1", "D": "0", "R": "0", "Q": 3}),
+        "l": ("LUT2", {"I0": 3, "I1": "0", "O": 4}),
+        "c0": carry("0", 4, 5, "x"),
+        "c1": carry(5, "0", "x", 6),
+        "g": ("FDRE", {"C": 2, "CE": "1", "D": 6, "R": "0", "Q": 7}),
+    }
+    module = netlist({"aclk": ("input", [2]), "q": ("output", [7])}, cells)
+    for cell in ("c0", "c1"):
+        module["cells"][cell]["port_directions"] |= {"CO": "output", "O": "output"}
+    assert time_of("xcup", module, tmp_path).delay == 77 + 50 + 186 + 82 + 1
+
+
+def test_a_path_by_hand_on_gowin(tmp_path):
+    # FF 232 > LUT4.I1 570 > ALU I0 to COUT 549 > CIN to SUM 470 > FF 35.
+    pins = {"I1": "0", "I3": "0"}
+    cells = {
+        "f": ("DFF", {"CLK": 2, "D": "0", "Q": 3}),
+        "l": ("LUT4", {"I0": "0", "I1": 3, "I2": "0", "I3": "0", "F": 4}),
+        "a0": ("ALU", {**pins, "I0": 4, "CIN": "0", "SUM": "x", "COUT": 5}),
+        "a1": ("ALU", {**pins, "I0": "0", "CIN": 5, "SUM": 6, "COUT": "x"}),
+        "g": ("DFF", {"CLK": 2, "D": 6, "Q": 7}),
+    }
+    module = netlist({"aclk": ("input", [2]), "q": ("output", [7])}, cells)
+    for cell, outputs in (("l", ("F",)), ("a0", ("SUM", "COUT")), ("a1", ("SUM", "COUT"))):
+        module["cells"][cell]["port_directions"] |= dict.fromkeys(outputs, "output")
+    assert time_of("gowin", module, tmp_path).delay == 232 + 570 + 549 + 470 + 35
 
 
 def test_a_cell_without_arcs_is_an_error(tmp_path):

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m bench.synthesis`: the composed cost against flat synthesis of the whole.
+
+trilat maps each kind of module once and multiplies. Here the same Verilog goes through Yosys a
+second time as one flat netlist, with every optimization across module borders. Flat results are
+kept in `synthesis.parquet` beside this file, with the Verilog they belong to and a hash of all
+that decides them; a sample is run again each time and must come out the same. `--record` runs
+what is missing, or was recorded of Verilog that the generator no longer emits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from hdl import yosys
+from hdl.config import AcceleratorConfig
+from hdl.cost import compose, count_cells
+from hdl.families import FAMILIES
+from hdl.gen import generate
+from hdl.mapping import below, instances, map_modules, split_modules
+from hdl.netlist_check import MismatchError
+from hdl.registers import CORE
+from hdl.timing import analyse
+from trilat.errors import InputError, run_command
+from trilat.files import content_hash, replacing, write_json
+
+FILE = Path(__file__).with_name("synthesis.parquet")
+FAMILY = FAMILIES["xc7"]
+# rows, cols, act_bits, weight_bits, then what differs from `_COMMON`.
+_COMMON = {"max_k": 256, "psum_depth": 64}
+_CORPUS: tuple[tuple[int, int, int, int, dict[str, Any]], ...] = (
+    (1, 1, 2, 2, {}),
+    (1, 1, 4, 4, {}),
+    (1, 1, 8, 8, {}),
+    (1, 4, 4, 4, {}),
+    (4, 1, 4, 4, {}),
+    (2, 2, 2, 2, {}),
+    (2, 2, 3, 5, {}),
+    (2, 2, 4, 4, {}),
+    (2, 2, 8, 8, {}),
+    (2, 3, 4, 4, {"protect": "clip"}),
+    (3, 2, 4, 4, {"protect": "zero"}),
+    (3, 3, 2, 2, {}),
+    (3, 3, 4, 4, {}),
+    (3, 3, 5, 3, {}),
+    (3, 3, 8, 8, {"protect": "clip"}),
+    (4, 4, 2, 2, {}),
+    (4, 4, 2, 8, {}),
+    (4, 4, 4, 4, {}),
+    (4, 4, 4, 4, {"protect": "clip"}),
+    (4, 4, 4, 4, {"protect": "clip", "protect_place": "input"}),
+    (4, 4, 4, 4, {"protect": "zero", "protect_place": "output"}),
+    (4, 4, 4, 4, {"psum_depth": 16}),
+    (4, 4, 4, 4, {"psum_depth": 300}),
+    (4, 4, 6, 6, {}),
+    (4, 4, 8, 8, {}),
+    (5, 3, 4, 2, {}),
+    (3, 5, 2, 4, {}),
+    (6, 2, 7, 4, {}),
+    (2, 6, 4, 7, {}),
+    (5, 5, 3, 3, {}),
+    (6, 6, 2, 2, {}),
+    (6, 6, 4, 4, {}),
+    (6, 6, 8, 8, {}),
+    (8, 8, 8, 8, {}),
+)
+_COUNTS = ("lut", "ff", "dsp", "bram36", "carry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flat:
+    """A design mapped as one netlist.
+
+    Attributes:
+        config: as JSON-able data.
+        verilog: of the core and all below it.
+        key: hash of the Verilog and of everything else that decides the result.
+        lut, ff, dsp, bram36, carry, delay_ns: as in `hdl.synth.Cost`.
+        seconds: processor time of Yosys (mapping, without timing).
+        yosys: its version.
+    """
+
+    config: dict[str, Any]
+    verilog: str
+    key: str
+    lut: int
+    ff: int
+    dsp: int
+    bram36: float
+    carry: int
+    delay_ns: float
+    seconds: float
+    yosys: str
+
+
+def corpus() -> list[AcceleratorConfig]:
+    """Return the configurations that are compared."""
+    return [
+        AcceleratorConfig(rows=r, cols=c, act_bits=a, weight_bits=w, **{**_COMMON, **more})
+        for r, c, a, w, more in _CORPUS
+    ]
+
+
+def core_verilog(config: AcceleratorConfig) -> str:
+    """Return the Verilog of the core and of the modules below it, comments removed."""
+    texts = split_modules(generate(config))
+    return "\n".join(texts[name] for name in sorted(below([CORE], instances(texts))))
+
+
+def flat_key(verilog: str) -> str:
+    """Return the hash of what decides a flat result."""
+    return content_hash(
+        [verilog, FAMILY.flat_script(CORE), FAMILY.timing_models(set()), yosys.version()]
+    )
+
+
+def map_flat(config: AcceleratorConfig, verilog: str) -> Flat:
+    """Map a design as one netlist and time it.
+
+    Raises:
+        yosys.YosysError: Yosys failed.
+    """
+    with yosys.work_folder(Path(tempfile.gettempdir()) / "trilat-bench") as folder:
+        (folder / "core.v").write_text(verilog, encoding="utf-8")
+        FAMILY.prepare(folder)
+        start = os.times()
+        script = ["read_verilog core.v", *FAMILY.flat_script(CORE), f"select {CORE}"]
+        yosys.run([*script, "write_json -selected flat.json"], folder, "flat")
+        end = os.times()
+        text = (folder / "flat.json").read_text(encoding="utf-8")
+        netlist = json.loads(text)["modules"][CORE]
+        cells = Counter(cell["type"] for cell in netlist["cells"].values())
+        del cells["$scopeinfo"]
+        counts = count_cells(cells, FAMILY)
+        timing = analyse(
+            {CORE: netlist},
+            whole=[CORE],
+            models=FAMILY.timing_models(set(cells)),
+            silent=(),
+            opaque={*FAMILY.dsp, *FAMILY.bram},
+            launch=FAMILY.launch,
+            capture=FAMILY.capture,
+            folder=folder,
+        )[CORE]
+    spent = end.children_user + end.children_system - start.children_user - start.children_system
+    return Flat(
+        config=config.to_json(),
+        verilog=verilog,
+        key=flat_key(verilog),
+        delay_ns=timing.delay / 1000,
+        seconds=round(spent, 1),
+        yosys=yosys.version(),
+        **{name: counts[name] for name in _COUNTS},
+    )
+
+
+def load(file: Path = FILE) -> list[Flat]:
+    """Return the stored results; none if there is no file."""
+    if not file.exists():
+        return []
+    return [Flat(**row) for row in pq.read_table(file).to_pylist()]
+
+
+def store(results: Sequence[Flat], file: Path = FILE) -> None:
+    """Write results atomically."""
+    rows = [asdict(result) for result in results]
+    with replacing(file) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+
+
+def record(console: Console) -> None:
+    """Map flat what is missing or was recorded of other Verilog; keep each result at once."""
+    known = {result.key: result for result in load()}
+    results: list[Flat] = []
+    for config in corpus():
+        verilog = core_verilog(config)
+        result = known.get(flat_key(verilog))
+        if result is None:
+            result = map_flat(config, verilog)
+            console.print(f"{label(config)}: {result.lut} LUT, {result.seconds:.0f} s")
+        results.append(result)
+        done = {r.key for r in results}
+        store(results + [r for key, r in known.items() if key not in done])
+    store(results)
+
+
+def label(config: AcceleratorConfig) -> str:
+    """Return a short name of a configuration of the corpus."""
+    text = f"{config.rows}x{config.cols} W{config.weight_bits}A{config.act_bits}"
+    if config.psum_depth != _COMMON["psum_depth"]:
+        text += f" depth {config.psum_depth}"
+    if config.protect != "none":
+        text += f" {config.protect} {config.protect_place}"
+    return text
+
+
+def compare(flat: Flat, cache: Path, jobs: int) -> dict[str, Any]:
+    """Return both results of one design, and the composed one's errors in percent."""
+    start = time.monotonic()
+    mapped = map_modules(flat.verilog, FAMILY, cache=cache, jobs=jobs, advance=lambda _: None)
+    cost = compose(mapped, FAMILY, top=CORE, seconds=time.monotonic() - start)
+    row: dict[str, Any] = {"design": label(AcceleratorConfig.from_json(flat.config))}
+    for name in (*_COUNTS, "delay_ns"):
+        row[f"{name}_flat"], row[name] = getattr(flat, name), getattr(cost, name)
+    for name in ("lut", "ff", "delay_ns"):
+        row[f"{name}_error"] = 100 * (row[name] / row[f"{name}_flat"] - 1)
+    return row
+
+
+def check_sample(results: Sequence[Flat], count: int, seed: int) -> list[str]:
+    """Map a sample again; return a line for each stored result that is not reproduced."""
+    chosen = random.Random(seed).sample(list(results), min(count, len(results)))
+    wrong = []
+    for stored in chosen:
+        config = AcceleratorConfig.from_json(stored.config)
+        again = map_flat(config, stored.verilog)
+        for name in ("key", *_COUNTS, "delay_ns"):
+            if getattr(again, name) != getattr(stored, name):
+                was, now = getattr(stored, name), getattr(again, name)
+                wrong.append(f"{label(config)}: stored {name} {was}, now {now}")
+    return wrong
+
+
+def speed(flat_too: bool, jobs: int) -> dict[str, Any]:
+    """Time the composed cost of a 16x16 int8 array: cold, and of a new size with a warm cache."""
+    sizes = {"cold 16x16": (16, 16), "then 15x16": (15, 16), "then 16x12": (16, 12)}
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (rows, cols) in sizes.items():
+            verilog = core_verilog(AcceleratorConfig(rows=rows, cols=cols))
+            start, before = time.monotonic(), os.times()
+            map_modules(verilog, FAMILY, cache=Path(folder), jobs=jobs, advance=lambda _: None)
+            after = os.times()
+            result[name] = {
+                "seconds": round(time.monotonic() - start, 1),
+                "processor": round(after.children_user - before.children_user, 1),
+            }
+    if flat_too:
+        config = AcceleratorConfig(rows=16, cols=16)
+        result["flat 16x16"] = {"processor": map_flat(config, core_verilog(config)).seconds}
+        result["ratio"] = result["flat 16x16"]["processor"] / result["cold 16x16"]["processor"]
+    return result
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return both results of every design."""
+    result = Table(title=f"composed against flat, {FAMILY.name}, {CORE}", title_justify="left")
+    for number, name in enumerate(
+        (
+            "design",
+            "LUT flat",
+            "composed",
+            "error",
+            "FF flat",
+            "composed",
+            "error",
+            "DSP",
+            "BRAM",
+            "delay flat ns",
+            "composed",
+            "error",
+        )
+    ):
+        result.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        same = "{0}" if row["dsp"] == row["dsp_flat"] else "{1} -> {0}"
+        result.add_row(
+            row["design"],
+            *(str(row["lut_flat"]), str(row["lut"]), f"{row['lut_error']:+.2f} %"),
+            *(str(row["ff_flat"]), str(row["ff"]), f"{row['ff_error']:+.2f} %"),
+            same.format(row["dsp"], row["dsp_flat"]),
+            f"{row['bram36']:g}",
+            *(f"{row['delay_ns_flat']:.3f}", f"{row['delay_ns']:.3f}"),
+            f"{row['delay_ns_error']:+.2f} %",
+        )
+    return result
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return mean, median and largest absolute error in percent, and the total's error."""
+    found = {}
+    for name in ("lut", "ff", "delay_ns"):
+        errors = np.abs([row[f"{name}_error"] for row in rows])
+        total = sum(row[name] for row in rows) / sum(row[f"{name}_flat"] for row in rows)
+        found[name] = {
+            "mean": float(errors.mean()),
+            "median": float(np.median(errors)),
+            "largest": float(errors.max()),
+            "of the total": 100 * abs(total - 1),
+        }
+    return found
+
+
+def main_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.synthesis",
+        description="The composed cost against flat synthesis of the whole.",
+    )
+    default = Path(os.environ.get("TRILAT_CACHE", Path.home() / ".cache" / "trilat")) / "hdl"
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--quick", action="store_true", help="four designs, no timing of 16x16")
+    parser.add_argument("--record", action="store_true", help="map flat what is missing, and end")
+    parser.add_argument("--flat", action="store_true", help="time the flat 16x16 too (8 minutes)")
+    parser.add_argument("--sample", type=int, default=1, metavar="N", help="flat results to repeat")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of that sample")
+    parser.add_argument("--cache", type=Path, default=default, metavar="DIR")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 1 when a stored result is not reproduced."""
+    arguments = main_parser().parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+    def action() -> int:
+        try:
+            if arguments.record:
+                record(console)
+                return 0
+            return _report(arguments, console)
+        except (yosys.YosysError, MismatchError) as error:
+            print(f"python -m bench.synthesis: {error}", file=sys.stderr)
+            return 1
+
+    return run_command("python -m bench.synthesis", action)
+
+
+def _report(arguments: argparse.Namespace, console: Console) -> int:
+    results = load()
+    if not results:
+        raise InputError(f"{FILE} is missing: run python -m bench.synthesis --record")
+    chosen = results[:4] if arguments.quick else results
+    rows = [compare(flat, arguments.cache, arguments.jobs) for flat in chosen]
+    console.print(table(rows))
+    figures = summary(rows)
+    for name, errors in figures.items():
+        text = ", ".join(f"{kind} {value:.2f} %" for kind, value in errors.items())
+        console.print(f"error of {name}: {text}")
+    current = {flat_key(core_verilog(config)) for config in corpus()}
+    same = sum(result.key in current for result in results)
+    console.print(f"{same} of {len(results)} stored designs are what the generator emits now")
+    times = {} if arguments.quick else speed(arguments.flat, arguments.jobs)
+    for name, value in times.items():
+        console.print(f"{name}: {value}")
+    wrong = check_sample(chosen, arguments.sample, arguments.seed)
+    for line in wrong:
+        console.print(f"not reproduced: {line}")
+    if arguments.json is not None:
+        figures_and_rows = {"designs": rows, "errors": figures, "speed": times, "wrong": wrong}
+        write_json(arguments.json, {**figures_and_rows, "yosys": yosys.version()})
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
