@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help dse test lint format clean distclean
+.PHONY: help dse test nightly lint format clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -25,6 +25,7 @@ trilat: accuracy, reliability under faults and hardware cost of one quantized ac
 
   make dse MODEL=vgg11 BITS=4,8   set up .venv if needed, search, write runs/.../report.html
   make test                       set up and run the test suite
+  make nightly                    the tests that are too long for the suite
   make lint                       ruff and mypy
   make format                     ruff's formatter
   make clean                      remove caches, results of stages too; runs/ and .venv stay
@@ -49,6 +50,9 @@ dse: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	@exec $(BIN)/python -m pytest
+
+nightly: $(VENV)/.ready-dev
+	@exec $(BIN)/python -m pytest -m nightly
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .

@@ -67,7 +67,7 @@ class FlatArray(Component):
                 "weight_loading": self.weights.word_select(col, weight),
             }
             for row in range(config.rows):
-                pe = ProcessingElement(config, psum_bits=config.psum_bits(row))
+                pe = ProcessingElement(config, psum_bits=config.psum_bits(row), multiplier=None)
                 m.submodules[f"pe_{row}_{col}"] = pe
                 m.d.comb += [
                     pe.aclk.eq(clock),

@@ -48,7 +48,7 @@ class Population:
         """Bits that can flip at any one time: stored bits of an inference, or register bits."""
         if self.site == "activations":
             return self.storage.total_bits
-        return self.config.rows * self.config.cols * self.config.act_bits
+        return self.config.rows * self.config.col_groups * self.config.act_bits
 
 
 def population_of(network: IntegerNetwork, config: AcceleratorConfig, site: str) -> Population:
@@ -58,7 +58,7 @@ def population_of(network: IntegerNetwork, config: AcceleratorConfig, site: str)
     storage = stored_activations(network)
     layers = tuple(node.name for node in network.gemms())
     tiles, sizes = [], []
-    per_cycle = config.rows * config.cols * config.act_bits
+    per_cycle = config.rows * config.col_groups * config.act_bits
     for layer, node in enumerate(network.gemms()):
         for index, tile in enumerate(output_tiles(config, gemm_shape(network, node))):
             m = tile.m1 - tile.m0
@@ -96,7 +96,8 @@ def fault_at(population: Population, image: int, number: int) -> Fault:
     tile = int(np.searchsorted(population.starts, number, side="right")) - 1
     layer, index, m, _ = (int(v) for v in population.tiles[tile])
     rest, bit = divmod(number - int(population.starts[tile]), config.act_bits)
-    rest, col = divmod(rest, config.cols)
+    rest, group = divmod(rest, config.col_groups)
+    col = group * config.dsp_pack
     cycle, row = divmod(rest, config.rows)
     return RegisterFault(
         layer=population.layers[layer],

@@ -76,7 +76,7 @@ def first_cycle(config: AcceleratorConfig, m: int, fault: RegisterFault) -> int:
     if fault.register == "weight_skew":
         return 1 + fault.row
     if fault.register == "deskew":
-        return config.rows + fault.col + 4 + fault.row
+        return config.rows + config.col_group(fault.col) + 4 + fault.row
     later = {"product": 1, "psum": 2, "accumulator": 2}.get(fault.register, 0)
     return act_register_cycle(config, m, fault.row, fault.col, 0, 0) + later
 
@@ -121,6 +121,6 @@ def _through_array(
         for col in range(config.cols):
             psum[:, col] = corrupt(psum[:, col], "psum", row, col)
     for col in range(config.cols):
-        for stage in range(config.cols - 1 - col):
+        for stage in range(config.col_groups - 1 - config.col_group(col)):
             psum[:, col] = corrupt(psum[:, col], "deskew", stage, col)
     return psum

@@ -8,25 +8,31 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.pe import ProcessingElement
+from hdl.multiplier import Multiplier
+from hdl.pe import ProcessingElement, lane_names
 from hdl.protection import check_code, extend
 
 
 class Column(Part):
     """`rows` PEs, one below the other. Outputs are registers of the PEs.
 
+    With `dsp_pack` columns to a multiplier block it is that many of them, running in step.
+
     Members (element 0, the top row, in the lowest bits of a vector):
         act_in, act: codes from the column to the left, to the one to the right.
         load_in, load: row r takes a weight from above; travels right.
         signed_in, swap_in, act_signed, swap: into the top PE, and from it to the next column.
-        weight_in: weight for the top PE.
-        psum: of the bottom PE.
+        weight_in: weight for the top PE, the leftmost column's lowest.
+        psum: of the bottom PE, the leftmost column's lowest.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         widths = sorted({config.psum_bits(row) for row in range(config.rows)})
-        self.pes = {w: ProcessingElement(config, psum_bits=w) for w in widths}
+        multiplier = None if config.uses_dsp else Multiplier(config)
+        self.pes = {
+            w: ProcessingElement(config, psum_bits=w, multiplier=multiplier) for w in widths
+        }
         super().__init__(
             "trilat_column",
             {
@@ -34,12 +40,12 @@ class Column(Part):
                 "load_in": In(config.rows),
                 "signed_in": In(1),
                 "swap_in": In(1),
-                "weight_in": In(config.weight_bits),
+                "weight_in": In(config.dsp_pack * config.weight_bits),
                 "act": Out(config.rows * config.act_bits),
                 "load": Out(config.rows),
                 "act_signed": Out(1),
                 "swap": Out(1),
-                "psum": Out(config.psum_bits(config.rows - 1)),
+                "psum": Out(config.dsp_pack * config.psum_bits(config.rows - 1)),
             },
             has_reset=False,
             parts=tuple(self.pes.values()),
@@ -51,17 +57,26 @@ class Column(Part):
         above: dict[str, Value] = {
             "act_signed": self.signed_in,
             "swap": self.swap_in,
-            "weight_loading": self.weight_in,
         }
+        names = {
+            name: lane_names(self.config, name)
+            for name in ("weight_in", "weight_loading", "psum_in", "psum")
+        }
+        for lane, name in enumerate(names["weight_loading"]):
+            above[name] = self.weight_in.word_select(lane, self.config.weight_bits)
         acts, loads = [], []
         bits = self.config.act_bits
         for row in range(self.config.rows):
             pe = self.pes[self.config.psum_bits(row)]
-            psum_in = {}
+            taken = dict(
+                zip(names["weight_in"], (above[n] for n in names["weight_loading"]), strict=True)
+            )
             if not pe.is_top:
                 # A row's sum is at most one bit wider than the one above.
-                psum = above["psum"]
-                psum_in = {"psum_in": psum if len(psum) == len(pe.psum) else Cat(psum, psum[-1])}
+                width = self.config.psum_bits(row)
+                for psum_in, name in zip(names["psum_in"], names["psum"], strict=True):
+                    psum = above[name]
+                    taken[psum_in] = psum if len(psum) == width else Cat(psum, psum[-1])
             out = place(
                 self,
                 m,
@@ -71,8 +86,7 @@ class Column(Part):
                 load_in=self.load_in[row],
                 signed_in=above["act_signed"],
                 swap_in=above["swap"],
-                weight_in=above["weight_loading"],
-                **psum_in,
+                **taken,
             )
             if row == 0:
                 m.d.comb += [self.act_signed.eq(out["act_signed"]), self.swap.eq(out["swap"])]
@@ -82,7 +96,7 @@ class Column(Part):
         m.d.comb += [
             self.act.eq(Cat(acts)),
             self.load.eq(Cat(loads)),
-            self.psum.eq(above["psum"]),
+            self.psum.eq(Cat(above[name] for name in names["psum"])),
         ]
         return m
 
@@ -156,7 +170,7 @@ class ActivationSkew(Part):
 
 
 class WeightSkew(Part):
-    """A delay of c + 1 cycles for the weight of column c, in the register vector ``col_<c>``."""
+    """A delay of g + 1 cycles for the weights of group g, column c in the vector ``col_<c>``."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -170,7 +184,9 @@ class WeightSkew(Part):
         m = self.new_module()
         bits = self.config.weight_bits
         cols = [
-            _delay_line(m, self.weights[c * bits : (c + 1) * bits], c + 1, f"col_{c}")
+            _delay_line(
+                m, self.weights[c * bits : (c + 1) * bits], self.config.col_group(c) + 1, f"col_{c}"
+            )
             for c in range(self.config.cols)
         ]
         m.d.comb += self.weight.eq(Cat(cols))
@@ -178,9 +194,9 @@ class WeightSkew(Part):
 
 
 class Deskew(Part):
-    """A delay of cols - 1 - c cycles for the sum of column c, in the register vector ``col_<c>``.
+    """A delay of G - 1 - g cycles for the sums of group g of G, column c in ``col_<c>``.
 
-    The last column has no delay: its output is the psum register of the array itself.
+    The last group has no delay: its outputs are the psum registers of the array itself.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -191,11 +207,16 @@ class Deskew(Part):
     def elaborate(self, platform: object) -> Module:
         """Build the delays."""
         m = self.new_module()
-        count = self.config.cols
-        bits = len(self.psums) // count
+        config = self.config
+        bits = len(self.psums) // config.cols
         cols = [
-            _delay_line(m, self.psums[c * bits : (c + 1) * bits], count - 1 - c, f"col_{c}")
-            for c in range(count)
+            _delay_line(
+                m,
+                self.psums[c * bits : (c + 1) * bits],
+                config.col_groups - 1 - config.col_group(c),
+                f"col_{c}",
+            )
+            for c in range(config.cols)
         ]
         m.d.comb += self.psum.eq(Cat(cols))
         return m

@@ -163,9 +163,11 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
         "W": as_json(config)["parameters"]["words_per_tile"],
         "raw_beats": config.raw_beats,
     }
+    # Columns that share a multiplier block run in step.
+    step = "" if config.dsp_pack == 1 else f" // {config.dsp_pack}"
     registers = {
-        "activation of PE(r, c)": "t + r + c + 2",
-        "product of PE(r, c)": "t + r + c + 3",
+        "activation of PE(r, c)": f"t + r + c{step} + 2",
+        "product of PE(r, c)": f"t + r + c{step} + 3",
     }
     if config.is_os:
         constants["L"] = collector_levels(config)
@@ -174,10 +176,13 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
         start = "max(a(n-1) + K(n-1), p(n) + 2, e(n-1) + M(n-1) - K(n) + 1)"
         last_row, first_start = "max(e(n) + C + L + 4, d(n-1) + 1)", "W + 1"
     else:
-        period, latency = "max(M, R, 3)", "R + C + 11"
-        registers |= {"psum of PE(r, c)": "t + r + c + 4", "all columns aligned": "t + R + C + 2"}
+        period, latency = "max(M, R, 3)", f"R + C{step} + 11"
+        registers |= {
+            "psum of PE(r, c)": f"t + r + c{step} + 4",
+            "all columns aligned": f"t + R + C{step} + 2",
+        }
         start = "max(a(n-1) + K(n-1) * P(n-1), p(n) + 2)"
-        last_row, first_start = "max(e(n) + R + C + 4, d(n-1) + 1)", "max(R, W) + 1"
+        last_row, first_start = f"max(e(n) + R + C{step} + 4, d(n-1) + 1)", "max(R, W) + 1"
     return {
         "constants": constants,
         "period": {

@@ -15,11 +15,24 @@ from trilat.files import content_hash
 PROTECTIONS = ("none", "clip", "zero")
 PLACES = ("both", "input", "output")
 DATAFLOWS = ("ws", "os")
+MULTIPLIERS = ("auto", "dsp", "lut")
+Span = tuple[int, int]  # least and greatest value
+# Products of fewer bits than this are made in lookup tables by `auto`: such multipliers are small
+# (`python -m bench.hardware` prints arrays of either kind), and most tools leave them there anyway.
+DSP_PRODUCT_BITS = 12
+# Width of the wider operand of a 7-series multiplier block, into which packed weights must fit.
+DSP_BITS = 25
 
 
 def signed_width(lo: int, hi: int) -> int:
     """Return the bits of the narrowest two's complement word that holds both lo and hi."""
     return max((-lo - 1).bit_length() if lo < 0 else 0, hi.bit_length() if hi > 0 else 0) + 1
+
+
+def product_span(one: Span, other: Span) -> Span:
+    """Return the least and the greatest product of two values of these spans."""
+    products = [a * b for a in one for b in other]
+    return min(products), max(products)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,11 @@ class AcceleratorConfig:
         protect: activation-protection unit: ``none``, ``clip`` (to the violated bound) or
             ``zero`` (squash), after Taheri et al., ISQED 2024.
         protect_place: where it checks: activation ``input``, requantized ``output`` or ``both``.
+        mult: multipliers: ``dsp``, a product that the tools put into a multiplier block; ``lut``,
+            recoded in lookup tables; ``auto``, blocks for products of 12 bits or more.
+        dsp_pack: neighbouring columns whose products one multiplier block makes at a time; they
+            then run in step, and a flip in their common activation register meets all of them
+            (weight-stationary arrays).
     """
 
     dataflow: str = "ws"
@@ -50,6 +68,8 @@ class AcceleratorConfig:
     psum_depth: int = 256
     protect: str = "none"
     protect_place: str = "both"
+    mult: str = "auto"
+    dsp_pack: int = 1
 
     def __post_init__(self) -> None:
         """Raise InputError for the first field out of range."""
@@ -60,6 +80,7 @@ class AcceleratorConfig:
             "weight_bits": (2, 8),
             "max_k": (1, 65536),
             "psum_depth": (2, 65535),
+            "dsp_pack": (1, 4),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -69,6 +90,7 @@ class AcceleratorConfig:
             ("dataflow", DATAFLOWS),
             ("protect", PROTECTIONS),
             ("protect_place", PLACES),
+            ("mult", MULTIPLIERS),
         ):
             if getattr(self, name) not in accepted:
                 raise InputError(
@@ -81,6 +103,32 @@ class AcceleratorConfig:
             raise InputError(
                 f"max_k {self.max_k} needs {self.acc_bits}-bit accumulators, more than 32: lower it"
             )
+
+        if self.dsp_pack > 1:
+            self._check_pack()
+
+    def _check_pack(self) -> None:
+        if self.is_os:
+            raise InputError(f"dsp_pack {self.dsp_pack} needs dataflow ws")
+        if not self.uses_dsp:
+            raise InputError(f"dsp_pack {self.dsp_pack} needs products in multiplier blocks: "
+                             "mult dsp")  # fmt: skip
+        if self.cols % self.dsp_pack:
+            raise InputError(f"cols {self.cols} must be a multiple of dsp_pack {self.dsp_pack}")
+        width = (self.dsp_pack - 1) * self.product_bits + self.weight_bits + 1
+        if width > DSP_BITS:
+            raise InputError(
+                f"dsp_pack {self.dsp_pack} needs an operand of {width} bits, more than {DSP_BITS}"
+            )
+
+    @property
+    def col_groups(self) -> int:
+        """Groups of columns that run in step; each is one column further to the right."""
+        return self.cols // self.dsp_pack
+
+    def col_group(self, col: int) -> int:
+        """Group of a column, and so its distance from the left in cycles."""
+        return col // self.dsp_pack
 
     @property
     def is_os(self) -> bool:
@@ -106,6 +154,21 @@ class AcceleratorConfig:
     def checks_output(self) -> bool:
         """Whether a protection unit checks the requantized outputs."""
         return self.protect != "none" and self.protect_place in ("output", "both")
+
+    @property
+    def uses_dsp(self) -> bool:
+        """Whether products are left to multiplier blocks."""
+        return self.mult == "dsp" or (self.mult == "auto" and self.product_bits >= DSP_PRODUCT_BITS)
+
+    @property
+    def act_span(self) -> Span:
+        """Least and greatest activation code, of either sign convention."""
+        return -(1 << (self.act_bits - 1)), (1 << self.act_bits) - 1
+
+    @property
+    def weight_span(self) -> Span:
+        """Least and greatest weight code; only a fault writes the least."""
+        return -(1 << (self.weight_bits - 1)), (1 << (self.weight_bits - 1)) - 1
 
     @property
     def product_bits(self) -> int:
@@ -144,12 +207,8 @@ class AcceleratorConfig:
         """Output beats of one row of raw logits, `act_bits` of each element a beat, low first."""
         return -(-self.sum_bits // self.act_bits)
 
-    def _product_range(self) -> tuple[int, int]:
-        # Codes of either sign convention: -2**(a-1) .. 2**a - 1; every weight code, -2**(w-1) too.
-        act = (-(1 << (self.act_bits - 1)), (1 << self.act_bits) - 1)
-        weight = (-(1 << (self.weight_bits - 1)), (1 << (self.weight_bits - 1)) - 1)
-        products = [a * w for a in act for w in weight]
-        return min(products), max(products)
+    def _product_range(self) -> Span:
+        return product_span(self.act_span, self.weight_span)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able data."""

@@ -65,7 +65,7 @@ class Core(Part):
         self.lane = Lane(config)
         self.output = OutputBuffer(config)
         parts: list[Part] = [self.front, self.activation_skew, self.weight_skew, self.column]
-        if config.cols > 1 and not config.is_os:
+        if config.col_groups > 1 and not config.is_os:
             self.deskew = Deskew(config)
             parts.append(self.deskew)
         parts += [self.drain, self.lane, self.output]
@@ -187,15 +187,17 @@ class Core(Part):
             waves = {"load": front["load"], "swap": front["beat_swap"]}
         left = {"act": skew["act"], "act_signed": front["beat_signed"], **waves}
         columns = []
-        for col in range(config.cols):
+        for group in range(config.col_groups):
             left = place(
                 self,
                 m,
-                f"col_{col}",
+                f"col_{group}",
                 self.column,
                 act_in=left["act"],
                 signed_in=left["act_signed"],
-                weight_in=weights["weight"].word_select(col, config.weight_bits),
+                weight_in=weights["weight"].word_select(
+                    group, config.dsp_pack * config.weight_bits
+                ),
                 **{f"{name}_in": left[name] for name in waves},
             )
             columns.append(left)
@@ -205,11 +207,11 @@ class Core(Part):
                 {"psum": c["psum"], "write_ring": c["write"], "ring_write": c["slot"]}
                 for c in columns
             ]
-        psums = [column["psum"] for column in columns]
-        if config.cols > 1:
-            aligned = place(self, m, "deskew", self.deskew, psums=Cat(psums))["psum"]
-            psums = [aligned.word_select(col, len(psums[0])) for col in range(config.cols)]
-        return [{"psum": psum} for psum in psums]
+        psums: Value = Cat(column["psum"] for column in columns)
+        if config.col_groups > 1:
+            psums = place(self, m, "deskew", self.deskew, psums=psums)["psum"]
+        width = config.psum_bits(config.rows - 1)
+        return [{"psum": psums.word_select(col, width)} for col in range(config.cols)]
 
     def _lanes(
         self,

@@ -99,8 +99,8 @@ class Drain(Part):
     def _accumulate(self, m: Module) -> Value:
         """Say where the lanes add up their beats; return when a row is written to the ring."""
         # Stage 0 of the skew is one cycle behind acceptance, the read of the psum memory
-        # rows + cols + 1, one before the sums of all columns are aligned.
-        delay = self.config.rows + self.config.cols
+        # rows + groups of columns + 1, one before the sums of all columns are aligned.
+        delay = self.config.rows + self.config.col_groups
         lines = {}
         for name in ("valid", "first", "last", "end"):
             line = Signal(delay, name=f"{name}_line")

@@ -11,12 +11,16 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, MULTIPLIERS, PLACES, PROTECTIONS, AcceleratorConfig
 from hdl.verilog import tidy
 from hdl.vivado import PERIOD_NS
 from trilat.errors import InputError, run_command
 from trilat.files import write_text
+
+if TYPE_CHECKING:
+    from hdl.module import Part
 
 # What `amaranth.back.verilog` runs, less the memories' initial contents, which nothing reads.
 _YOSYS_SCRIPT = """\
@@ -39,9 +43,14 @@ def generate(config: AcceleratorConfig) -> str:
     The same configuration and version of trilat give the same bytes.
     """
     # Amaranth takes a while to import; everything else in `hdl` goes without it.
-    from amaranth.back import rtlil
-
     from hdl.accelerator import Accelerator
+
+    return _header(config) + emit(Accelerator(config)) + "\n`default_nettype wire\n`resetall\n"
+
+
+def emit(part: Part) -> str:
+    """Return the Verilog modules of a part and of all that it instantiates."""
+    from amaranth.back import rtlil
 
     # Amaranth makes millions of small objects and few cycles: collecting them as they come would
     # take a quarter of the time.
@@ -49,14 +58,12 @@ def generate(config: AcceleratorConfig) -> str:
     gc.disable()
     try:
         modules = [
-            rtlil.convert(part, name=part.verilog_name, emit_src=False)
-            for part in Accelerator(config).hierarchy()
+            rtlil.convert(kind, name=kind.verilog_name, emit_src=False) for kind in part.hierarchy()
         ]
     finally:
         if collects:
             gc.enable()
-    body = _yosys(_YOSYS_SCRIPT.format(rtlil="\n".join(modules)))
-    return _header(config) + tidy(body) + "\n`default_nettype wire\n`resetall\n"
+    return tidy(_yosys(_YOSYS_SCRIPT.format(rtlil="\n".join(modules))))
 
 
 def _header(config: AcceleratorConfig) -> str:
@@ -117,6 +124,7 @@ def config_parser() -> argparse.ArgumentParser:
         "weight-bits": "width of a weight code, 2..8",
         "max-k": "longest reduction that the accumulators hold exactly",
         "psum-depth": "rows of an output tile (M) that the psum buffer holds (ws)",
+        "dsp-pack": "columns whose products one multiplier block makes (ws)",
     }
     for name, help_text in integers.items():
         default = getattr(defaults, name.replace("-", "_"))
@@ -134,6 +142,12 @@ def config_parser() -> argparse.ArgumentParser:
         metavar="|".join(PLACES),
         default=defaults.protect_place,
         help="where it checks: activations at the input, requantized outputs, or both",
+    )
+    parser.add_argument(
+        "--mult",
+        metavar="|".join(MULTIPLIERS),
+        default=defaults.mult,
+        help="multiplier blocks, lookup tables, or blocks for products of 12 bits or more",
     )
     return parser
 

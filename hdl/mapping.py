@@ -92,7 +92,12 @@ def groups(texts: Mapping[str, str]) -> list[list[str]]:
     a memory, whose mapping is slow; all others.
     """
     memories = [name for name, text in texts.items() if has_memory(text)]
-    products = [n for n, text in texts.items() if " * " in text and n not in memories]
+    products = [
+        name
+        for name, text in texts.items()
+        if (name.startswith("trilat_pe_") or " * " in text or name == "trilat_multiplier")
+        and name not in memories
+    ]
     rest = [name for name in texts if name not in memories and name not in products]
     return [group for group in (*([name] for name in memories), products, rest) if group]
 

@@ -7,7 +7,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part
+from hdl.module import Part, place
+from hdl.multiplier import Multiplier
 
 
 class OutputStationaryElement(Part):
@@ -34,6 +35,7 @@ class OutputStationaryElement(Part):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.multiplier = None if config.uses_dsp else Multiplier(config)
         super().__init__(
             "trilat_pe_os",
             {
@@ -50,21 +52,26 @@ class OutputStationaryElement(Part):
                 "acc": Out(config.acc_bits),
             },
             has_reset=False,
+            parts=() if self.multiplier is None else (self.multiplier,),
         )
 
     def elaborate(self, platform: object) -> Module:
         """Build the PE."""
         m = self.new_module()
-        product = Signal(self.config.product_bits)
+        product = Signal(self.config.product_bits, name="product")
         act_sign = self.act_signed & self.act[-1]
-        operand = Cat(self.act, act_sign).as_signed()
+        operand = Cat(self.act, act_sign)
+        if self.multiplier is None:
+            m.d.data += product.eq(operand.as_signed() * self.weight.as_signed())
+        else:
+            pins = {"act": operand, "weight": self.weight, "product": product}
+            place(self, m, "multiplier", self.multiplier, **pins)
         m.d.data += [
             self.act.eq(self.act_in),
             self.weight.eq(self.weight_in),
             self.act_signed.eq(self.signed_in),
             self.valid.eq(self.valid_in),
             self.first.eq(self.first_in),
-            product.eq(operand * self.weight.as_signed()),
         ]
         so_far = Signal.like(self.acc)
         m.d.comb += so_far.eq(Mux(self.first, 0, self.acc))

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.module import Part
+from hdl.module import Part, place
+from hdl.multiplier import Multiplier
+
+
+def lane_names(config: AcceleratorConfig, name: str) -> list[str]:
+    """Return the names of what a PE has for each of the columns that it serves."""
+    count = config.dsp_pack
+    return [name] if count == 1 else [f"{name}_{lane}" for lane in range(count)]
 
 
 class ProcessingElement(Part):
@@ -18,6 +25,9 @@ class ProcessingElement(Part):
     `swap_in` is high, which comes with the first activation that needs it. Nothing is reset:
     swaps and loads under way at a reset run out of the array ahead of all that follows it.
 
+    With `dsp_pack` columns to a multiplier block it does so for each of them: what is marked with
+    * has a number behind its name then.
+
     Latency: `act_in` to `act` 1 cycle, to the product register 2, to `psum` 3.
 
     Members:
@@ -25,57 +35,92 @@ class ProcessingElement(Part):
         signed_in, act_signed: whether it is two's complement; travels down.
         swap_in, swap: travels down.
         load_in, load: travels right.
-        weight_in, weight_loading: travels down when `load_in` is high.
-        psum_in, psum: partial sum; travels down. The top row has no `psum_in`.
+        weight_in*, weight_loading*: travels down when `load_in` is high.
+        psum_in*, psum*: partial sum; travels down. The top row has no `psum_in`.
 
     Args:
         config: gives the widths of codes and product.
         psum_bits: width of the partial sum; that of the product alone makes a PE of the top row.
+        multiplier: in lookup tables; without one the product is left to a multiplier block.
     """
 
-    def __init__(self, config: AcceleratorConfig, *, psum_bits: int) -> None:
-        self.product_bits = config.product_bits
+    def __init__(
+        self, config: AcceleratorConfig, *, psum_bits: int, multiplier: Multiplier | None
+    ) -> None:
+        self.config, self.multiplier = config, multiplier
         self.is_top = psum_bits == config.product_bits
-        weight = config.weight_bits
+        members = {
+            "act_in": In(config.act_bits),
+            "signed_in": In(1),
+            "swap_in": In(1),
+            "load_in": In(1),
+            **{name: In(config.weight_bits) for name in lane_names(config, "weight_in")},
+            **{name: In(psum_bits) for name in lane_names(config, "psum_in") if not self.is_top},
+            "act": Out(config.act_bits),
+            "act_signed": Out(1),
+            "swap": Out(1),
+            "load": Out(1),
+            **{name: Out(config.weight_bits) for name in lane_names(config, "weight_loading")},
+            **{name: Out(psum_bits) for name in lane_names(config, "psum")},
+        }
         super().__init__(
             f"trilat_pe_p{psum_bits}",
-            {
-                "act_in": In(config.act_bits),
-                "signed_in": In(1),
-                "swap_in": In(1),
-                "load_in": In(1),
-                "weight_in": In(weight),
-                **({} if self.is_top else {"psum_in": In(psum_bits)}),
-                "act": Out(config.act_bits),
-                "act_signed": Out(1),
-                "swap": Out(1),
-                "load": Out(1),
-                "weight_loading": Out(weight),
-                "psum": Out(psum_bits),
-            },
+            members,
             has_reset=False,
+            parts=() if multiplier is None else (multiplier,),
         )
 
     def elaborate(self, platform: object) -> Module:
         """Build the PE."""
         m = self.new_module()
-        weight_active = Signal(len(self.weight_loading))
-        product = Signal(self.product_bits)
-        act_sign = self.act_signed & self.act[-1]
-        operand = Cat(self.act, act_sign).as_signed()
         m.d.data += [
             self.act.eq(self.act_in),
             self.act_signed.eq(self.signed_in),
             self.swap.eq(self.swap_in),
             self.load.eq(self.load_in),
-            product.eq(operand * weight_active.as_signed()),
         ]
-        if self.is_top:
-            m.d.data += self.psum.eq(product)
-        else:
-            m.d.data += self.psum.eq(self.psum_in.as_signed() + product.as_signed())
-        with m.If(self.load_in):
-            m.d.data += self.weight_loading.eq(self.weight_in)
-        with m.If(self.swap_in):
-            m.d.data += weight_active.eq(self.weight_loading)
+        weights = []
+        for lane, loading in enumerate(self._lanes("weight_loading")):
+            active = Signal(len(loading), name=lane_names(self.config, "weight_active")[lane])
+            with m.If(self.load_in):
+                m.d.data += loading.eq(self._lanes("weight_in")[lane])
+            with m.If(self.swap_in):
+                m.d.data += active.eq(loading)
+            weights.append(active)
+        operand = Cat(self.act, self.act_signed & self.act[-1])
+        products = self._multiply(m, operand, weights)
+        for lane, psum in enumerate(self._lanes("psum")):
+            product = products[lane]
+            if self.is_top:
+                m.d.data += psum.eq(product)
+            else:
+                above = self._lanes("psum_in")[lane]
+                m.d.data += psum.eq(above.as_signed() + product.as_signed())
         return m
+
+    def _lanes(self, name: str) -> list[Signal]:
+        return [getattr(self, member) for member in lane_names(self.config, name)]
+
+    def _multiply(self, m: Module, operand: Value, weights: list[Signal]) -> list[Signal]:
+        """Return the product registers."""
+        bits = self.config.product_bits
+        products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
+        if self.multiplier is not None:
+            pins = {"act": operand, "weight": weights[0], "product": products[0]}
+            place(self, m, "multiplier", self.multiplier, **pins)
+        elif len(weights) == 1:
+            m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
+        else:
+            # One multiplication of the weights, each as far above the last as a product is wide.
+            packed: Value = weights[0].as_signed()
+            for lane, weight in enumerate(weights[1:], 1):
+                packed = Cat(Const(0, lane * bits), weight).as_signed() + packed
+            both = Signal(len(packed), name="packed_weights")
+            result = Signal(len(packed) + len(operand), name="packed_products")
+            m.d.comb += [both.eq(packed), result.eq(both.as_signed() * operand.as_signed())]
+            m.d.data += products[0].eq(result[:bits])
+            for lane, product in enumerate(products[1:], 1):
+                # A negative product below has borrowed one, and its sign says so.
+                low = lane * bits
+                m.d.data += product.eq(result[low : low + bits] + result[low - 1])
+        return products

@@ -60,7 +60,8 @@ def register_slice(
         config: the accelerator.
         register_class: one of `REGISTER_CLASSES` of the configuration's dataflow.
         row: row of the PE or of the skew line; stage of a deskew or weight skew line.
-        col: column of the PE or of the deskew or weight skew line; stage of a skew line.
+        col: column of the PE or of the deskew or weight skew line; stage of a skew line. Columns
+            that share a multiplier block share an activation register: its column is their first.
 
     Raises:
         InputError: there is no such class, or no such register in this configuration.
@@ -78,9 +79,16 @@ def register_slice(
             "psum": config.psum_bits(min(max(row, 0), rows - 1)),
             "accumulator": config.acc_bits,
         }.get(register_class, config.weight_bits)
-        place = RegisterSlice(
-            path=f"col_{col}.pe_{row}.{_PE_REGISTERS[register_class]}", low=0, bits=bits
-        )
+        name, group = _PE_REGISTERS[register_class], col
+        if name == "product" and not config.uses_dsp:
+            name = "multiplier.product"
+        if config.dsp_pack > 1:
+            group, lane = divmod(col, config.dsp_pack)
+            if register_class != "pe_activation":
+                name = f"{name}_{lane}"
+            elif lane:
+                count = (rows, 0)
+        place = RegisterSlice(path=f"col_{group}.pe_{row}.{name}", low=0, bits=bits)
     elif register_class == "skew":
         count, bits = (rows, row + 1), config.act_bits
         # With a single row its register is the module's output itself.
@@ -91,7 +99,8 @@ def register_slice(
         name = f"col_{col}" if cols > 1 else "weight"
         place = RegisterSlice(path=f"weight_skew.{name}", low=row * bits, bits=bits)
     else:
-        count, bits = (cols - 1 - col, cols), config.psum_bits(rows - 1)
+        stages = config.col_groups - 1 - config.col_group(col)
+        count, bits = (stages, cols), config.psum_bits(rows - 1)
         place = RegisterSlice(path=f"deskew.col_{col}", low=row * bits, bits=bits)
     if not (0 <= row < count[0] and 0 <= col < count[1]):
         raise InputError(

@@ -73,7 +73,7 @@ def act_register_cycle(
 
     Output-stationary: beat `k`, and `beat` is 0.
     """
-    return k * k_tile_period(config, m) + beat + row + col + 2
+    return k * k_tile_period(config, m) + beat + row + config.col_group(col) + 2
 
 
 def k_tile_period(config: AcceleratorConfig, m: int) -> int:
@@ -198,7 +198,7 @@ def _issue_latency(config: AcceleratorConfig) -> int:
     """
     if config.is_os:
         return config.cols + 4 + collector_levels(config)
-    return config.rows + config.cols + 4
+    return config.rows + config.col_groups + 4
 
 
 def _param_words(config: AcceleratorConfig) -> int:

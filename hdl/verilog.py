@@ -45,6 +45,8 @@ def _simplify(module: VerilogModule) -> VerilogModule:
     for name, value in module.assigns.items():
         module.assigns[name] = _widen_constant(module, compress(value))
     _drop_unused(module)
+    if read := module.unread & _uses(module).keys():
+        raise ValueError(f"{module.name}: part of {sorted(read)} is assigned")
     _open_unused_outputs(module)
     _inline(module)
     return module

@@ -48,6 +48,7 @@ class VerilogModule:
         registers: by name.
         memories: declaration and always block of each, as text.
         instances: name -> (module, port -> value).
+        unread: nets of which a part was assigned; nothing may read them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class VerilogModule:
     registers: dict[str, Register] = field(default_factory=dict)
     memories: list[str] = field(default_factory=list)
     instances: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
 
 
 def plain(name: str) -> str:
@@ -78,6 +80,9 @@ def parse(text: str) -> VerilogModule:
         ("memory", r"  reg (\[\S+\]) (\w+) (\[\S+\]);\n"),
         ("net", r"  (input|output|wire|reg) (?:(\[\S+\]) )?(\w+)(?: = ([^;\n]*))?\s*;\n"),
         ("assign", r"  assign (\w+) = ([^;]*?)\s*;\n"),
+        # A sum whose highest bits nothing reads, and what is left of the wider one.
+        ("assign", r"  assign \{ net_\d+\[[\d:]+\], (\w+) \} = ([^;]*?)\s*;\n"),
+        ("unread", r"  assign (net_\d+)\[[\d:]+\] = \w+;\n"),
         ("next", r"  always @\* begin\n    if \(\w+\) begin end\n(.*?)\n  end\n"),
         ("clocked", r"  always @\(posedge aclk\)\n    (\w+) <= ([^;]*?)\s*;\n"),
         ("block", r"  always @\(posedge aclk\) begin\n.*?\n  end\n"),
@@ -96,6 +101,8 @@ def parse(text: str) -> VerilogModule:
             _declare(module, *match.groups(default=""))
         elif form == "assign":
             module.assigns[match[1]] = match[2]
+        elif form == "unread":
+            module.unread.add(match[1])
         elif form == "next":
             name, register = _parse_next(match[1])
             following[name] = register

@@ -29,14 +29,19 @@ _HARNESS_PORTS = (
     "aclk", "aresetn", "alarm_tile", "alarm_cycle", "attention", "finished", "hung", "tiles_out",
     "handshakes",
 )  # fmt: skip
-# Where the register classes of hdl.registers are: (module, variable).
+# Where the register classes of hdl.registers are: (module, variable); `_?` where a PE serves
+# several columns.
 _VARIABLES = {
     "pe_activation": (("trilat_pe_*", "act"),),
     "pe_weight": (("trilat_pe_*", "weight"),),
-    "product": (("trilat_pe_*", "product"),),
+    "product": (
+        ("trilat_multiplier", "product"),
+        ("trilat_pe_*", "product"),
+        ("trilat_pe_*", "product_?"),
+    ),
     "accumulator": (("trilat_pe_*", "acc"),),
-    "psum": (("trilat_pe_*", "psum"),),
-    "weight_active": (("trilat_pe_*", "weight_active"),),
+    "psum": (("trilat_pe_*", "psum"), ("trilat_pe_*", "psum_?")),
+    "weight_active": (("trilat_pe_*", "weight_active"), ("trilat_pe_*", "weight_active_?")),
     "skew": (("trilat_activation_skew", "row_*"), ("trilat_activation_skew", "act")),
     "weight_skew": (("trilat_weight_skew", "col_*"), ("trilat_weight_skew", "weight")),
     "deskew": (("trilat_deskew", "col_*"),),

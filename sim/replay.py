@@ -106,7 +106,8 @@ def random_flips(
     """
     faults = []
     for _ in range(registers):
-        row, col = int(rng.integers(config.rows)), int(rng.integers(config.cols))
+        row = int(rng.integers(config.rows))
+        col = int(rng.integers(config.col_groups)) * config.dsp_pack
         period, count = k_tile_period(config, job.m), k_tiles(config, job)
         # An output-stationary K tile is one beat of all rows.
         k, beat = int(rng.integers(count)), int(rng.integers(1 if config.is_os else job.m))

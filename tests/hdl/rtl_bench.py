@@ -28,7 +28,7 @@ from trilat.files import content_hash
 SOURCES = ("param", "weight", "act")
 
 # Square, wide, tall, single; every width from 2 to 8; every kind and place of protection; K tiles
-# shorter than the psum latency; 33-bit sums.
+# shorter than the psum latency; 33-bit sums; both kinds of multiplier.
 CONFIGS = {
     "5x3": AcceleratorConfig(rows=5, cols=3, max_k=40, psum_depth=9, protect="clip"),
     "1x1": AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=8, max_k=40, psum_depth=5),
@@ -41,9 +41,16 @@ CONFIGS = {
         rows=3, cols=5, act_bits=4, weight_bits=5, max_k=60, psum_depth=7,
         protect="clip", protect_place="input",
     ),
-    "2x2": AcceleratorConfig(rows=2, cols=2, max_k=65536, psum_depth=2),
+    "2x2": AcceleratorConfig(rows=2, cols=2, max_k=65536, psum_depth=2, mult="lut"),
     "4x1": AcceleratorConfig(
-        rows=4, cols=1, act_bits=7, weight_bits=3, max_k=65536, psum_depth=4
+        rows=4, cols=1, act_bits=7, weight_bits=3, max_k=65536, psum_depth=4, mult="dsp"
+    ),
+    # Two and three columns to a multiplier block, a single group of them among these.
+    "4x6": AcceleratorConfig(
+        rows=4, cols=6, max_k=60, psum_depth=6, protect="clip", mult="dsp", dsp_pack=2
+    ),
+    "1x3": AcceleratorConfig(
+        rows=1, cols=3, act_bits=4, weight_bits=3, max_k=40, psum_depth=5, mult="dsp", dsp_pack=3
     ),
     "os 5x3": AcceleratorConfig(dataflow="os", rows=5, cols=3, max_k=40, protect="clip"),
     "os 1x1": AcceleratorConfig(
@@ -61,7 +68,7 @@ CONFIGS = {
         protect="clip", protect_place="input",
     ),
 }  # fmt: skip
-PROBED = (CONFIGS["3x5"], CONFIGS["os 5x3"])
+PROBED = (CONFIGS["3x5"], CONFIGS["4x6"], CONFIGS["os 5x3"])
 
 
 def all_registers(config: AcceleratorConfig) -> list[tuple[str, int, int]]:
@@ -70,11 +77,19 @@ def all_registers(config: AcceleratorConfig) -> list[tuple[str, int, int]]:
     names = ("pe_activation", "product", "psum")
     if config.is_os:
         names = ("pe_activation", "pe_weight", "product", "accumulator")
-    places = [(name, row, col) for name in names for row in rows for col in cols]
+    pack = config.dsp_pack
+    places = [
+        (name, row, col)
+        for name in names
+        for row in rows
+        for col in cols
+        if name != "pe_activation" or col % pack == 0
+    ]
     places += [("skew", row, stage) for row in rows for stage in range(row + 1)]
     if config.is_os:
         return places + [("weight_skew", stage, col) for col in cols for stage in range(col + 1)]
-    places += [("deskew", stage, col) for col in cols for stage in range(config.cols - 1 - col)]
+    last = (config.cols - 1) // pack
+    places += [("deskew", stage, col) for col in cols for stage in range(last - col // pack)]
     return places
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,31 @@ def test_where_a_protection_unit_checks(
 ) -> None:
     config = AcceleratorConfig(protect=protect, protect_place=place)
     assert (config.checks_input, config.checks_output) == checks
+
+
+@pytest.mark.parametrize(
+    ("mult", "bits", "expected"),
+    [("dsp", 2, True), ("lut", 8, False), ("auto", 4, False), ("auto", 6, True), ("auto", 8, True)],
+)
+def test_which_multipliers_are_blocks(mult: str, bits: int, expected: bool) -> None:
+    assert AcceleratorConfig(act_bits=bits, weight_bits=bits, mult=mult).uses_dsp is expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mult": "luts"}, "mult must be one of auto, dsp, lut, not 'luts'"),
+        ({"dsp_pack": 0}, "dsp_pack must be an integer in 1..4, not 0"),
+        (
+            {"dsp_pack": 2, "mult": "lut"},
+            "dsp_pack 2 needs products in multiplier blocks: mult dsp",
+        ),
+        ({"dsp_pack": 2, "cols": 5}, "cols 5 must be a multiple of dsp_pack 2"),
+        ({"dsp_pack": 4}, "dsp_pack 4 needs an operand of 57 bits, more than 25"),
+        ({"dsp_pack": 2, "dataflow": "os"}, "dsp_pack 2 needs dataflow ws"),
+    ],
+)
+def test_bad_multipliers_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        AcceleratorConfig(**fields)
+    assert str(error.value) == message

@@ -118,20 +118,29 @@ def test_every_shift_and_tie(bench: Bench) -> None:
 
 
 def table(
-    name: str, row: int, col: int, codes: np.ndarray, products: np.ndarray, sums: np.ndarray
+    name: str,
+    row: int,
+    col: int,
+    codes: np.ndarray,
+    products: np.ndarray,
+    sums: np.ndarray,
+    pack: int,
 ) -> tuple[int, int]:
-    """Return when, after its acceptance, a register holds a beat, and what it then holds."""
+    """Return when, after its acceptance, a register holds a beat, and what it then holds.
+
+    `pack` columns run in step.
+    """
     if name == "skew":
         return 1 + col, codes[row]
     if name == "deskew":
-        return len(codes) + col + 4 + row, sums[-1, col]
+        return len(codes) + col // pack + 4 + row, sums[-1, col]
     cycle, value = {
         "pe_activation": (2, codes[row]),
         "product": (3, products[row, col]),
         "psum": (4, sums[row, col]),
         "accumulator": (4, sums[row, col]),
     }[name]
-    return cycle + row + col, value
+    return cycle + row + col // pack, value
 
 
 def assert_held(
@@ -149,7 +158,7 @@ def assert_held(
         if weights is not None and name in ("weight_skew", "pe_weight"):
             cycle, value = (1 if name == "weight_skew" else 2 + col) + row, weights[col]
         else:
-            cycle, value = table(name, row, col, codes, products, sums)
+            cycle, value = table(name, row, col, codes, products, sums, config.dsp_pack)
         bits = register_slice(config, name, row, col).bits
         held = int(samples[t + cycle, index])
         assert wrap(np.array(held), bits) == wrap(np.array(value), bits), (name, row, col, t)
@@ -157,12 +166,14 @@ def assert_held(
 
 
 @pytest.mark.parametrize("gap", [0, 30])
-def test_registers_hold_what_the_table_says(bench: Bench, gap: int) -> None:
+@pytest.mark.parametrize("config", PROBED[:2], ids=["one", "packed"])
+def test_registers_hold_what_the_table_says(
+    bench: Bench, config: AcceleratorConfig, gap: int
+) -> None:
     """Every register of the array, for every accepted beat, in the cycle of the table.
 
     Cycles count from the beat's own acceptance, so that the table holds with pauses too.
     """
-    config = PROBED[0]
     jobs = random_jobs(config, 11)
     run = bench.run(config, jobs, seed=4, gap=gap)
     assert_equal(config, jobs, run)
@@ -179,14 +190,14 @@ def test_registers_hold_what_the_table_says(bench: Bench, gap: int) -> None:
                 products = codes[:, None] * weights
                 sums = np.cumsum(products, axis=0)
                 compared += assert_held(config, samples, next(accepted), codes, products, sums)
-    assert compared > 10_000
+    assert compared > 5_000
     assert cols > 1 and next(accepted, None) is None
 
 
 @pytest.mark.parametrize("gap", [0, 30])
 def test_registers_of_an_output_stationary_array(bench: Bench, gap: int) -> None:
     """As for the weight-stationary array; rows past M hold what their padding makes them."""
-    config = PROBED[1]
+    config = PROBED[2]
     jobs = random_jobs(config, 11)
     run = bench.run(config, jobs, seed=4, gap=gap)
     assert_equal(config, jobs, run)

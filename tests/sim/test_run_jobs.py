@@ -21,13 +21,15 @@ from sim.replay import FaultyTile, compare_jobs, equal_outputs, flip_tiles, repl
 from sim.runner import SimulationError, run_jobs
 from trilat.errors import InputError
 
-# One word per sign and width, every protection, single rows and columns, odd shapes.
+# One word per sign and width, every protection, single rows and columns, odd shapes, four columns
+# to a multiplier block.
 CONFIGS = {
     "1x1": AcceleratorConfig(
         rows=1, cols=1, act_bits=8, weight_bits=8, max_k=12, psum_depth=9, protect="none"
     ),
     "1x8": AcceleratorConfig(
-        rows=1, cols=8, act_bits=4, weight_bits=2, max_k=12, psum_depth=6, protect="clip"
+        rows=1, cols=8, act_bits=4, weight_bits=2, max_k=12, psum_depth=6, protect="clip",
+        mult="dsp", dsp_pack=4,
     ),
     "5x3": AcceleratorConfig(
         rows=5, cols=3, act_bits=2, weight_bits=8, max_k=33, psum_depth=16, protect="zero"
@@ -37,7 +39,8 @@ CONFIGS = {
         protect="clip", protect_place="output",
     ),
     "os 5x3": AcceleratorConfig(
-        dataflow="os", rows=5, cols=3, act_bits=8, weight_bits=4, max_k=70, protect="zero"
+        dataflow="os", rows=5, cols=3, act_bits=8, weight_bits=4, max_k=70, protect="zero",
+        mult="lut",
     ),
 }  # fmt: skip
 pytestmark = pytest.mark.slow

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The multiplier in lookup tables: one row of adders for every two bits of an operand.
+
+Radix-4 recoding after Booth (1951), but with the digits -2, -1, 0 and 1 and a carry between
+them: a digit is chosen by two bits, so that one bit of a row is a function of four, where
+Booth's own digits -2..2 take five. With 6-input tables the choice and its addition to the rows
+before it are one table a bit (as in Kumm, Abbas and Zipf, ARITH 2015); with 4-input tables the
+choice is one, the addition another. Only the digit with the sign takes all of -2..2.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import AcceleratorConfig, Span, product_span, signed_width
+from hdl.module import Part, flags
+
+
+class Multiplier(Part):
+    """The product of an activation and a weight, registered, exact for every code.
+
+    Members:
+        act: activation code and its sign above it, two's complement.
+        weight: weight code.
+        product: register, loads in every cycle.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            "trilat_multiplier",
+            {
+                "act": In(config.act_bits + 1),
+                "weight": In(config.weight_bits),
+                "product": Out(config.product_bits),
+            },
+            has_reset=False,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build a row for every two bits of the narrower operand, and add them up."""
+        m = self.new_module()
+        config = self.config
+        if len(self.weight) <= len(self.act):
+            multiplicand, span, multiplier = self.act, config.act_span, self.weight
+        else:
+            multiplicand, span, multiplier = self.weight, config.weight_span, self.act
+        digits: Span = (0, 0)
+        total: Value = Const(0, 1)
+        done: list[Value] = []
+        carry: Value = Const(0, 1)
+        for low in range(0, len(multiplier), 2):
+            ends = self._ends(multiplier, low)
+            digits = digits[0] + (ends[0] << low), digits[1] + (ends[1] << low)
+            width = min(signed_width(*product_span(digits, span)), config.product_bits) - low
+            row, negative, carry = self._row(m, multiplicand, multiplier, low, carry, width)
+            # The lowest bit carries into the next one where the digit is negative.
+            added = Signal(width + 1, name=f"partial_{low // 2}")
+            left, right = (Cat(negative, value)[: width + 1].as_signed() for value in (total, row))
+            m.d.comb += added.eq(left + right)
+            done += [added[1], added[2]]
+            total = added[3:]
+        m.d.data += self.product.eq(Cat(*done, total))
+        return m
+
+    @staticmethod
+    def _ends(multiplier: Value, low: int) -> Span:
+        """Return the least and the greatest digit at bit `low`; only the lowest has no carry."""
+        bits = len(multiplier) - low
+        if bits == 1:
+            return -1, 1
+        return -2, 2 if bits == 2 and low else 1
+
+    def _row(
+        self,
+        m: Module,
+        multiplicand: Value,
+        multiplier: Value,
+        low: int,
+        carry: Value,
+        width: int,
+    ) -> tuple[Value, Value, Value]:
+        """Return a digit times the multiplicand, less one where the digit is negative; whether
+        it is; and the carry into the next digit.
+        """
+        number = low // 2
+        zero, bit = Const(0, 1), multiplier[low]
+        once = Cat(multiplicand, multiplicand[-1])[:width]
+        twice = Cat(zero, multiplicand)[:width]
+        negative, single = flags(f"negative_{number}", f"single_{number}")
+        row = Signal(len(once), name=f"row_{number}")
+        both = bit & carry
+        double: Value = zero
+        following = Signal(name=f"carry_{number}")
+        if low == len(multiplier) - 1:  # -bit + carry
+            m.d.comb += negative.eq(bit & ~carry)
+        else:
+            high = multiplier[low + 1]
+            if low == len(multiplier) - 2:  # -2 high + bit + carry
+                double = Signal(name=f"double_{number}")
+                m.d.comb += [negative.eq(high & ~both), double.eq((high ^ both) & ~single)]
+            else:  # 2 high + bit + carry, less 4 where that is 2 or more
+                double = negative
+                m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
+        chosen = Mux(single, once, Mux(double, twice, 0))
+        m.d.comb += [
+            single.eq(bit ^ carry),
+            row.eq(chosen ^ negative.replicate(len(row))),
+        ]
+        return row, negative, following
