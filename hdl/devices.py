@@ -190,7 +190,7 @@ def largest_array(
         What was found; None if no array that was mapped fits.
     """
     sizes = sorted(
-        ((r, c) for r in range(1, 65) for c in range(1, 65)),
+        ((r, c) for r in range(1, 65) for c in range(config.dsp_pack, 65, config.dsp_pack)),
         key=lambda size: (-size[0] * size[1], abs(size[0] - size[1]), size),
     )
     best: Largest | None = None
@@ -235,7 +235,7 @@ def _estimate(cost: Cost, of: AcceleratorConfig, rows: int, cols: int) -> dict[s
     edges = (rows + cols) / (of.rows + of.cols)
     found = dict.fromkeys(RESOURCES, 0.0)
     for module in cost.modules:
-        if "_pe_" in module.name:
+        if "_pe_" in module.name or module.name == "trilat_multiplier":
             factor = pes
         else:
             factor = columns if module.count == of.cols and of.cols > 1 else edges

@@ -87,6 +87,13 @@ def test_the_largest_array_is_that_of_an_exhaustive_search(capacity, start):
     assert found.tried <= 6
 
 
+def test_the_largest_array_has_whole_groups_of_columns():
+    config = AcceleratorConfig(rows=4, cols=4, dsp_pack=2)
+    found = largest_array(config, made_device(lut=20_000), made_cost)
+    assert found.config.dsp_pack == 2 and found.config.cols % 2 == 0
+    assert found.config.rows * found.config.cols > 16
+
+
 def test_no_array_fits_a_part_without_memory():
     assert largest_array(CONFIG, made_device(bram36=1), made_cost) is None
 
