@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+from integer_networks import plain_network
+
+from dse.energy import main
+
+
+@pytest.fixture
+def network(tmp_path):
+    file = tmp_path / "network.safetensors"
+    plain_network().save(file)
+    return file
+
+
+def test_the_command_prints_and_writes_the_parts(network, tmp_path, capsys):
+    record = tmp_path / "energy.json"
+    flags = ["--rows", "4", "--cols", "4", "--network", str(network)]
+    assert main([*flags, "--bandwidth", "0.01", "--json", str(record)]) == 0
+    printed = capsys.readouterr().out
+    assert "A model for comparing designs" in printed
+    assert "times as many" in printed
+    data = json.loads(record.read_text())
+    parts = sum(data[name] for name in ("mac", "register", "buffer", "stream"))
+    assert data["total"] == pytest.approx(parts)
+    assert data["capped_cycles"] > data["cycles"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--weight-bits", "4"], "weight_bits"),
+        (["--bandwidth", "0"], "--bandwidth must be positive"),
+        (["--activity", "9"], "activity"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(flags, what, network, tmp_path, capsys):
+    record = tmp_path / "energy.json"
+    assert main(["--network", str(network), "--json", str(record), *flags]) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert error.count("\n") == 1
+    assert not record.exists()
