@@ -31,6 +31,9 @@ CONFIGS = {
     "ws": SMALL,
     "os": AcceleratorConfig(dataflow="os", rows=2, cols=3, act_bits=4, max_k=9, protect="zero"),
     "1x1": AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=1, psum_depth=2),
+    "packed": AcceleratorConfig(
+        rows=2, cols=4, act_bits=4, weight_bits=4, max_k=9, psum_depth=4, mult="dsp", dsp_pack=2
+    ),
     "wide": AcceleratorConfig(rows=5, cols=9, act_bits=8, weight_bits=2, psum_depth=16),
 }
 # Defects that the testbench must see, as text of the emitted Verilog before and after.
