@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tiles through an accelerator in Verilog, or a netlist of one, without cocotb.
+
+driver.cpp drives the streams with random pauses and compares every output beat with what the
+specification says. A process starts in milliseconds and runs thousands of cycles in one more, so
+that hundreds of mutants of a design can be tried, and mapped netlists be run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hdl.config import AcceleratorConfig
+from hdl.tile import TileJob, k_tiles, param_words, reference_output
+from sim.jobs import random_job
+from trilat import verilator
+
+DRIVER = Path(__file__).with_name("driver.cpp")
+# The driver's word for a run in which all was as expected.
+EQUAL = "equal"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DriveRun:
+    """Tiles sent back to back, and how.
+
+    Attributes:
+        jobs: output tiles.
+        seed: of the pauses.
+        gap: chance in percent that a source pauses before a beat, for 1..8 cycles.
+        stall: chance in percent that the receiver is not ready in a cycle.
+        reset_at: cycle of a reset of one cycle; 0: none.
+        before: tiles that are sent up to the reset, and whose outputs are not looked at.
+    """
+
+    jobs: Sequence[TileJob]
+    seed: int
+    gap: int = 0
+    stall: int = 0
+    reset_at: int = 0
+    before: Sequence[TileJob] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a run ended.
+
+    Attributes:
+        mutant: value of `mutsel`, 0 for the design itself.
+        run: index of the run.
+        word: ``equal``, or what differed first: ``tdata``, ``tlast``, ``surplus`` (more output
+            beats than expected), ``hang``, ``unstable`` (an offered beat changed), ``untaken``
+            (input beats were not accepted), ``violations_in``, ``violations_out``, ``crash``.
+        cycle: in which it was seen.
+    """
+
+    mutant: int
+    run: int
+    word: str
+    cycle: int
+
+
+def build_driver(
+    sources: Sequence[Path],
+    config: AcceleratorConfig,
+    executable: Path,
+    *,
+    top: str = "trilat_accelerator",
+    selected: bool = False,
+    optimize: str = "-O1",
+    runtime_cache: Path | None = None,
+) -> None:
+    """Compile Verilog with the driver.
+
+    Args:
+        sources: Verilog files.
+        config: what they were generated from.
+        executable: file to write.
+        top: top module, with the accelerator's ports.
+        selected: the top module has an input `mutsel`.
+        optimize: compiler flag for the code that runs in every cycle.
+        runtime_cache: as in `trilat.verilator.build`.
+
+    Raises:
+        InputError: perl, make or g++ is missing.
+        trilat.verilator.VerilatorError: the Verilog does not compile.
+    """
+    defines = [
+        *(["-DCHECKS_INPUT"] if config.checks_input else []),
+        *(["-DCHECKS_OUTPUT"] if config.checks_output else []),
+        *(["-DSELECTED"] if selected else []),
+    ]
+    verilator.build(
+        [*sources, DRIVER],
+        executable,
+        top=top,
+        arguments=(
+            *("--no-timing", "--x-assign", "unique", "--x-initial", "unique"),
+            *(["-CFLAGS", " ".join(defines)] if defines else []),
+        ),
+        optimize=optimize,
+        runtime_cache=runtime_cache,
+    )
+
+
+def drive(
+    executable: Path,
+    config: AcceleratorConfig,
+    runs: Sequence[DriveRun],
+    mutants: tuple[int, int] = (0, 0),
+) -> list[Verdict]:
+    """Run every mutant of a range, each up to its first run that is not ``equal``.
+
+    Args:
+        executable: of `build_driver`.
+        config: the accelerator.
+        runs: what to send.
+        mutants: first and last value of `mutsel`.
+
+    Returns:
+        The verdict of every run that was made, in order.
+    """
+    verdicts: list[Verdict] = []
+    first, last = mutants
+    with tempfile.TemporaryDirectory(prefix="trilat-drive-") as name:
+        file = Path(name) / "runs.txt"
+        file.write_text(" ".join(_text(config, runs)))
+        while first <= last:
+            done = subprocess.run(
+                [str(executable.resolve()), str(file), str(first), str(last)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                check=False,
+            )
+            for line in done.stdout.splitlines():
+                mutant, run, word, cycle = line.split()
+                verdicts.append(
+                    Verdict(mutant=int(mutant), run=int(run), word=word, cycle=int(cycle))
+                )
+            if done.returncode == 0:
+                return verdicts
+            # Verilator ends the process where a design does not settle: a combinational loop.
+            at = verdicts[-1].mutant if verdicts and verdicts[-1].mutant >= first else first
+            if verdicts and verdicts[-1].mutant == at and verdicts[-1].word != EQUAL:
+                at += 1
+            if at > last:
+                raise RuntimeError(f"{executable.name} exit {done.returncode} behind its last run")
+            verdicts.append(Verdict(mutant=at, run=0, word="crash", cycle=0))
+            first = at + 1
+    return verdicts
+
+
+def trial_runs(config: AcceleratorConfig, *, seed: int = 0, tiles: int = 12) -> list[DriveRun]:
+    """Return runs that try a design hard: extreme codes, ties, all sizes, pauses, resets.
+
+    Args:
+        config: the accelerator.
+        seed: of tiles and pauses.
+        tiles: output tiles of each run.
+    """
+    rng = np.random.default_rng(seed)
+    runs = []
+    for number, (gap, stall) in enumerate(((0, 0), (30, 0), (0, 60), (20, 40), (3, 90), (10, 20))):
+        jobs = [trial_job(config, rng) for _ in range(tiles)]
+        runs.append(DriveRun(jobs=jobs, seed=seed * 100 + number, gap=gap, stall=stall))
+    for number in range(40):
+        # Short tiles, so that a reset meets every stage of one.
+        before, jobs = (
+            [trial_job(config, rng) for _ in range(max(tiles // 4, 2))] for _ in range(2)
+        )
+        gap, stall = ((0, 0), (15, 30), (0, 85), (5, 60))[number % 4]
+        runs.append(
+            DriveRun(
+                jobs=jobs,
+                before=before,
+                seed=seed * 100 + 50 + number,
+                gap=gap,
+                stall=stall,
+                reset_at=int(rng.integers(8, 40 + 3 * (config.rows + config.cols) + 60)),
+            )
+        )
+    return runs
+
+
+def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
+    """Return a random tile: one in three of extreme codes, one in three of sums near ties."""
+    depth, most = config.psum_depth, min(config.max_k_tiles, 6)
+    m = int(rng.choice([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)]))
+    job = random_job(
+        config, rng, m=m, k_tiles=int(rng.integers(1, most + 1)), raw=bool(rng.random() < 0.3)
+    )
+    kind = rng.integers(3)
+    if kind == 0:
+        return job
+    if kind == 1:
+        ends = (job.acts.min(), job.acts.max()), (job.weights.min(), job.weights.max())
+        limit = 1 << (config.acc_bits - 1)
+        return replace(
+            job,
+            acts=rng.choice(np.array(ends[0]), (1, job.acts.shape[1])).repeat(m, axis=0),
+            weights=rng.choice(np.array(ends[1]), (1, config.cols)).repeat(
+                len(job.weights), axis=0
+            ),
+            bias=rng.choice(np.array([-limit, limit - 1, 0]), config.cols),
+            shift=rng.integers(0, 32, config.cols),
+        )
+    # Sums of few codes and a bias near a multiple of one half: ties in both directions.
+    shift = rng.integers(0, 6, config.cols)
+    near = rng.integers(-6, 7, config.cols) * (1 << shift) // 2 + rng.integers(-1, 2, config.cols)
+    limit = 1 << (config.acc_bits - 1)
+    return replace(
+        job,
+        acts=job.acts * (rng.random(job.acts.shape) < 0.3),
+        weights=job.weights * (rng.random(job.weights.shape) < 0.5),
+        bias=near.clip(-limit, limit - 1),
+        shift=shift,
+        raw=False,
+    )
+
+
+def _text(config: AcceleratorConfig, runs: Sequence[DriveRun]) -> list[str]:
+    """Return the words of driver.cpp's RUNS."""
+    words = [str(len(runs))]
+    for run in runs:
+        outputs = [reference_output(config, job) for job in run.jobs]
+        quiet = 400 + 8 * (config.rows + config.cols + config.psum_depth)
+        quiet *= 1 + (run.stall >= 80) * 4
+        totals = [sum(o.violations_in for o in outputs), sum(o.violations_out for o in outputs)]
+        words += [str(v) for v in (run.seed, run.gap, run.stall, run.reset_at, quiet, *totals)]
+        streams: list[list[str]] = [[] for _ in range(7)]
+        for job, output in zip(run.jobs, outputs, strict=True):
+            for stream, beats in zip(streams, _beats(config, job, output.rows), strict=False):
+                stream += beats
+        nothing = np.empty((0, config.cols), dtype=np.int64)
+        for job in run.before:
+            for stream, beats in zip(streams[4:], _beats(config, job, nothing), strict=False):
+                stream += beats
+        for stream in streams:
+            words += [str(len(stream) // 2), *stream]
+    return words
+
+
+def _beats(config: AcceleratorConfig, job: TileJob, rows: np.ndarray) -> list[list[str]]:
+    """Return the beats of param, weight, act and out: tlast and hexadecimal tdata of each."""
+    weights, acts, outs = [], [], []
+    for k in range(k_tiles(config, job)):
+        at = slice(k * config.rows, (k + 1) * config.rows)
+        weights += [_pack(row, config.weight_bits) for row in job.weights[at][::-1]]
+        acts += [_pack(row, config.act_bits) for row in job.acts[:, at]]
+    for row in rows:
+        for j in range(config.raw_beats if job.raw else 1):
+            outs.append(_pack(row >> (j * config.act_bits), config.act_bits))
+    params = param_words(config, job)
+    streams = (
+        (params, 32, len(params)),
+        (weights, config.cols * config.weight_bits, config.rows),
+        (acts, config.rows * config.act_bits, job.m),
+        (outs, config.cols * config.act_bits, len(outs)),
+    )
+    return [
+        [
+            word
+            for i, value in enumerate(values, start=1)
+            for word in ("1" if i % period == 0 else "0", f"{value:0{2 * -(-bits // 8)}x}")
+        ]
+        for values, bits, period in streams
+    ]
+
+
+def _pack(codes: np.ndarray, bits: int) -> int:
+    """Return a beat: the codes back to back, element 0 lowest."""
+    return sum((int(code) & ((1 << bits) - 1)) << (i * bits) for i, code in enumerate(codes))
