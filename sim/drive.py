@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tiles through an accelerator in Verilog, or a netlist of one, without cocotb.
+"""Runs tiles through the core of an accelerator, or a netlist of it, without cocotb.
 
 driver.cpp drives the streams with random pauses and compares every output beat with what the
 specification says. A process starts in milliseconds and runs thousands of cycles in one more, so
@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from hdl.config import AcceleratorConfig
+from hdl.registers import CORE
 from hdl.tile import TileJob, k_tiles, param_words, reference_output
-from sim.jobs import random_job
+from sim.cycles import stream_cycles
+from sim.jobs import code_range, random_job
 from trilat import verilator
 
 DRIVER = Path(__file__).with_name("driver.cpp")
@@ -56,7 +58,8 @@ class Verdict:
         run: index of the run.
         word: ``equal``, or what differed first: ``tdata``, ``tlast``, ``surplus`` (more output
             beats than expected), ``hang``, ``unstable`` (an offered beat changed), ``untaken``
-            (input beats were not accepted), ``violations_in``, ``violations_out``, ``crash``.
+            (input beats were not accepted), ``violations_in``, ``violations_out``, ``cycles`` (of
+            a run without pauses, by the schedule), ``crash``.
         cycle: in which it was seen.
     """
 
@@ -71,7 +74,6 @@ def build_driver(
     config: AcceleratorConfig,
     executable: Path,
     *,
-    top: str = "trilat_accelerator",
     selected: bool = False,
     optimize: str = "-O1",
     runtime_cache: Path | None = None,
@@ -79,11 +81,10 @@ def build_driver(
     """Compile Verilog with the driver.
 
     Args:
-        sources: Verilog files.
+        sources: Verilog files with the module `trilat_core` or a netlist of it.
         config: what they were generated from.
         executable: file to write.
-        top: top module, with the accelerator's ports.
-        selected: the top module has an input `mutsel`.
+        selected: the core has an input `mutsel`.
         optimize: compiler flag for the code that runs in every cycle.
         runtime_cache: as in `trilat.verilator.build`.
 
@@ -99,7 +100,7 @@ def build_driver(
     verilator.build(
         [*sources, DRIVER],
         executable,
-        top=top,
+        top=CORE,
         arguments=(
             *("--no-timing", "--x-assign", "unique", "--x-initial", "unique"),
             *(["-CFLAGS", " ".join(defines)] if defines else []),
@@ -157,7 +158,7 @@ def drive(
     return verdicts
 
 
-def trial_runs(config: AcceleratorConfig, *, seed: int = 0, tiles: int = 12) -> list[DriveRun]:
+def trial_runs(config: AcceleratorConfig, *, seed: int = 0, tiles: int = 40) -> list[DriveRun]:
     """Return runs that try a design hard: extreme codes, ties, all sizes, pauses, resets.
 
     Args:
@@ -170,10 +171,9 @@ def trial_runs(config: AcceleratorConfig, *, seed: int = 0, tiles: int = 12) -> 
     for number, (gap, stall) in enumerate(((0, 0), (30, 0), (0, 60), (20, 40), (3, 90), (10, 20))):
         jobs = [trial_job(config, rng) for _ in range(tiles)]
         runs.append(DriveRun(jobs=jobs, seed=seed * 100 + number, gap=gap, stall=stall))
-    for number in range(40):
-        # Short tiles, so that a reset meets every stage of one.
+    for number in range(60):
         before, jobs = (
-            [trial_job(config, rng) for _ in range(max(tiles // 4, 2))] for _ in range(2)
+            [trial_job(config, rng) for _ in range(max(tiles // 10, 2))] for _ in range(2)
         )
         gap, stall = ((0, 0), (15, 30), (0, 85), (5, 60))[number % 4]
         runs.append(
@@ -190,36 +190,44 @@ def trial_runs(config: AcceleratorConfig, *, seed: int = 0, tiles: int = 12) -> 
 
 
 def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
-    """Return a random tile: one in three of extreme codes, one in three of sums near ties."""
+    """Return a random tile: one in three of extreme codes, one in three of sums near ties.
+
+    Half of them have limits and flags that no calibration would give.
+    """
     depth, most = config.psum_depth, min(config.max_k_tiles, 6)
     m = int(rng.choice([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)]))
     job = random_job(
         config, rng, m=m, k_tiles=int(rng.integers(1, most + 1)), raw=bool(rng.random() < 0.3)
     )
+    if rng.integers(2):
+        ends = code_range(config.act_bits, job.signed_out)
+        limits = np.sort(rng.integers(ends[0], ends[1] + 1, (2, config.cols)), axis=0)
+        flags = rng.integers(0, 2, (2, config.cols)).astype(bool)
+        job = replace(
+            job, lo=limits[0], hi=limits[1], lo_is_bound=flags[0], hi_is_bound=flags[1]
+        )
     kind = rng.integers(3)
+    limit = 1 << (config.acc_bits - 1)
     if kind == 0:
         return job
     if kind == 1:
-        ends = (job.acts.min(), job.acts.max()), (job.weights.min(), job.weights.max())
-        limit = 1 << (config.acc_bits - 1)
+        acts = np.array(code_range(config.act_bits, job.signed_in))
+        weights = np.array(code_range(config.weight_bits, True))
         return replace(
             job,
-            acts=rng.choice(np.array(ends[0]), (1, job.acts.shape[1])).repeat(m, axis=0),
-            weights=rng.choice(np.array(ends[1]), (1, config.cols)).repeat(
-                len(job.weights), axis=0
-            ),
+            acts=rng.choice(acts, (1, job.acts.shape[1])).repeat(m, axis=0),
+            weights=rng.choice(weights, (1, config.cols)).repeat(len(job.weights), axis=0),
             bias=rng.choice(np.array([-limit, limit - 1, 0]), config.cols),
             shift=rng.integers(0, 32, config.cols),
         )
-    # Sums of few codes and a bias near a multiple of one half: ties in both directions.
-    shift = rng.integers(0, 6, config.cols)
-    near = rng.integers(-6, 7, config.cols) * (1 << shift) // 2 + rng.integers(-1, 2, config.cols)
-    limit = 1 << (config.acc_bits - 1)
+    # Few products, and a bias near a multiple of one half: ties of every shift.
+    shift = rng.integers(0, config.sum_bits + 1, config.cols)
+    halves = rng.integers(-6, 7, config.cols) * (np.int64(1) << shift) // 2
+    bias = halves + rng.integers(-1, 2, config.cols)
     return replace(
         job,
-        acts=job.acts * (rng.random(job.acts.shape) < 0.3),
-        weights=job.weights * (rng.random(job.weights.shape) < 0.5),
-        bias=near.clip(-limit, limit - 1),
+        acts=job.acts * (rng.random(job.acts.shape) < rng.choice([0.0, 0.1, 0.3])),
+        bias=bias.clip(-limit, limit - 1),
         shift=shift,
         raw=False,
     )
@@ -233,7 +241,10 @@ def _text(config: AcceleratorConfig, runs: Sequence[DriveRun]) -> list[str]:
         quiet = 400 + 8 * (config.rows + config.cols + config.psum_depth)
         quiet *= 1 + (run.stall >= 80) * 4
         totals = [sum(o.violations_in for o in outputs), sum(o.violations_out for o in outputs)]
-        words += [str(v) for v in (run.seed, run.gap, run.stall, run.reset_at, quiet, *totals)]
+        free = not (run.gap or run.stall or run.reset_at)
+        cycles = stream_cycles(config, run.jobs) if free else 0
+        head = (run.seed, run.gap, run.stall, run.reset_at, quiet, *totals, cycles)
+        words += map(str, head)
         streams: list[list[str]] = [[] for _ in range(7)]
         for job, output in zip(run.jobs, outputs, strict=True):
             for stream, beats in zip(streams, _beats(config, job, output.rows), strict=False):

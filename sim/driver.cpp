@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Drives an accelerator through its four streams and compares all that comes out, many runs and
+// Drives the core of an accelerator through its four streams and compares all that comes out, many runs and
 // many mutants in one process. sim/drive.py writes the runs and reads the verdicts.
 //
 // usage: simulator RUNS FIRST LAST: every run with `mutsel` = FIRST..LAST (0: no mutant), up to
@@ -7,8 +7,8 @@
 //
 // RUNS is text: the number of runs, and for each: seed, gap and stall (chances in percent that
 // a source pauses before a beat, that the receiver is not ready), cycle of a reset (0: none),
-// cycles without a transfer that count as a hang, violations in and out, and the beats of
-// s_axis_param, s_axis_weight, s_axis_act and m_axis_out, then those of the first three that are
+// cycles without a transfer that count as a hang, violations in and out, cycles from the
+// first activation beat to the last output beat (0: not compared), and the beats of s_axis_param, s_axis_weight, s_axis_act and m_axis_out, then those of the first three that are
 // sent before the reset, whose outputs do not count: their number, then tlast and hexadecimal
 // tdata of each. CHECKS_INPUT, CHECKS_OUTPUT and SELECTED say which ports there are.
 
@@ -34,7 +34,7 @@ struct Beat {
 
 struct Run {
   unsigned long long seed;
-  unsigned gap, stall, reset_at, limit, violations[2];
+  unsigned gap, stall, reset_at, limit, violations[2], cycles;
   std::vector<Beat> streams[7];
 };
 
@@ -119,6 +119,9 @@ Verdict simulate(const Run& run, unsigned mutant) {
 #else
   (void)mutant;
 #endif
+#if defined(CHECKS_INPUT) || defined(CHECKS_OUTPUT)
+  top->clear_counters = 0;
+#endif
   Random random{run.seed};
   Source sources[3];
   for (int s = 0; s < 3; ++s) {
@@ -127,7 +130,7 @@ Verdict simulate(const Run& run, unsigned mutant) {
   }
   const std::vector<Beat>& expected = run.streams[3];
   std::size_t taken = 0;
-  unsigned idle = 0, quiet = 0;
+  unsigned idle = 0, quiet = 0, first_act = 0, last_out = 0;
   bool held = false, held_last = false;
   Words data(expected[0].data.size()), held_data(data.size());
   for (unsigned cycle = 0;; ++cycle) {
@@ -162,6 +165,7 @@ Verdict simulate(const Run& run, unsigned mutant) {
       for (int s = 0; s < 3; ++s)
         if (accepted[s]) {
           moved = true;
+          if (s == 2 && !first_act) first_act = cycle;
           sources[s].accepted(random, run.gap);
         }
       quiet = moved ? 0 : quiet + 1;
@@ -171,6 +175,7 @@ Verdict simulate(const Run& run, unsigned mutant) {
           if (data != expected[taken].data) return {"tdata", cycle};
           if (last != expected[taken].last) return {"tlast", cycle};
           ++taken;
+          last_out = cycle;
         }
       }
       if (counts && quiet > run.limit) return {"hang", cycle};
@@ -183,7 +188,9 @@ Verdict simulate(const Run& run, unsigned mutant) {
 #ifdef CHECKS_OUTPUT
         if (top->violations_out != run.violations[1]) return {"violations_out", cycle};
 #endif
-        return {all ? "equal" : "untaken", cycle};
+        if (!all) return {"untaken", cycle};
+        const bool timed = !run.cycles || run.cycles == last_out - first_act + 1;
+        return {timed ? "equal" : "cycles", cycle};
       }
     } else if (cycle == run.reset_at && run.reset_at) {
       for (int s = 0; s < 3; ++s) {
@@ -215,7 +222,7 @@ int main(int argc, char** argv) {
   for (auto& run : runs) {
     run.seed = read<unsigned long long>(file);
     for (unsigned* value : {&run.gap, &run.stall, &run.reset_at, &run.limit, &run.violations[0],
-                            &run.violations[1]})
+                            &run.violations[1], &run.cycles})
       *value = read<unsigned>(file);
     for (auto& stream : run.streams) {
       stream.resize(read<std::size_t>(file));

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hdl import yosys
+from hdl.registers import CORE
 
 SELECT_BITS = 10
-_TOP = "trilat_accelerator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def plant(verilog: str, defects: Sequence[Defect] = DEFECTS) -> str:
     """
     parts = re.split(r"(?=^module )", verilog, flags=re.M)
     for number, defect in enumerate(defects, start=1):
-        on = f"({_TOP}.mutsel == {SELECT_BITS}'d{number})"
+        on = f"({CORE}.mutsel == {SELECT_BITS}'d{number})"
         found = 0
         for i, text in enumerate(parts):
             name = re.match(r"module (\w+)", text)
@@ -198,9 +198,9 @@ def _highest(module: str, register: str) -> str:
 
 
 def _with_select(verilog: str) -> str:
-    """Return the Verilog with an input `mutsel` of the top module."""
-    port = f"module {_TOP} (\n  input  wire [{SELECT_BITS - 1}:0] mutsel,\n"
-    return verilog.replace(f"module {_TOP} (\n", port, 1)
+    """Return the Verilog with an input `mutsel` of the core."""
+    port = f"module {CORE} (\n  input  wire [{SELECT_BITS - 1}:0] mutsel,\n"
+    return verilog.replace(f"module {CORE} (\n", port, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,8 @@ def draw(verilog: str, count: int, *, seed: int, folder: Path) -> Drawn:
         folder: for Yosys' files.
     """
     (folder / "design.v").write_text(verilog, encoding="utf-8")
-    flat = ["read_verilog design.v", f"prep -flatten -top {_TOP}", "opt_clean -purge"]
+    # Bits without effect go first, lest mutants of them be drawn.
+    flat = ["read_verilog design.v", f"prep -flatten -top {CORE}", "wreduce", "opt_clean -purge"]
     script = [*flat, "write_rtlil flat.il", f"mutate -list {count} -seed {seed} -o mutants.txt"]
     yosys.run(script, folder, "draw")
     lines = (folder / "mutants.txt").read_text(encoding="utf-8").splitlines()
@@ -238,3 +239,34 @@ def draw(verilog: str, count: int, *, seed: int, folder: Path) -> Drawn:
     return Drawn(
         commands=commands, verilog=(folder / "mutants.v").read_text(encoding="utf-8")
     )
+
+
+def proven_equal(drawn: str, folder: Path) -> bool:
+    """Return whether Yosys proves by induction that a drawn mutant does what the design does.
+
+    Args:
+        drawn: its command.
+        folder: of `draw`.
+    """
+    script = [
+        "read_rtlil flat.il",
+        f"copy {CORE} gold",
+        drawn,
+        f"rename {CORE} gate",
+        # As far as the outputs depend on them.
+        "equiv_make gold gate equal",
+        "hierarchy -top equal",
+        "memory_map equal",
+        "opt -full equal",
+        "equiv_struct equal",
+        "equiv_simple -undef -seq 4 equal",
+        "equiv_induct -undef -seq 4 equal",
+        "equiv_status -assert equal",
+    ]
+    try:
+        yosys.run(script, folder, "equal")
+    except yosys.YosysError as error:
+        if "unproven" not in str(error):
+            raise
+        return False
+    return True

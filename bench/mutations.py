@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m bench.mutations`: how many defects of the RTL the comparison with NumPy catches.
+
+Named defects are put into the emitted Verilog of every design they apply to; further mutants are
+drawn by Yosys `mutate`. Each must make some output beat, `tlast`, counter or handshake differ from
+what hdl/tile.py says. Survivors are listed, with what is known about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hdl import yosys
+from hdl.config import AcceleratorConfig
+from hdl.gen import generate
+from sim.drive import DRIVER, EQUAL, build_driver, drive, trial_runs
+from sim.mutants import DEFECTS, draw, plant, proven_equal
+from trilat import verilator
+from trilat.errors import InputError, run_command
+from trilat.files import content_hash, write_json
+from trilat.progress import TerminalProgress
+
+CACHE = Path(".cache") / "mutations"
+# Counter bits from this one up stay 0 in runs of a few thousand beats; `python -m hdl.prove`
+# proves the counter for all its states.
+_REACHED_COUNT_BITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What is mutated.
+
+    Attributes:
+        config: a small array.
+        named: whether the named defects are put into it.
+        drawn: mutants drawn.
+    """
+
+    config: AcceleratorConfig
+    named: bool
+    drawn: int
+
+
+DESIGNS = {
+    "2x2 clip": Design(
+        config=AcceleratorConfig(
+            rows=2, cols=2, act_bits=3, weight_bits=3, max_k=6, psum_depth=3, protect="clip"
+        ),
+        named=True,
+        drawn=80,
+    ),
+    "3x2 plain": Design(
+        config=AcceleratorConfig(
+            rows=3, cols=2, act_bits=4, weight_bits=2, max_k=12, psum_depth=4
+        ),
+        named=False,
+        drawn=60,
+    ),
+    "1x3 zero": Design(
+        config=AcceleratorConfig(
+            rows=1, cols=3, act_bits=2, weight_bits=4, max_k=5, psum_depth=2,
+            protect="zero", protect_place="output",
+        ),
+        named=False,
+        drawn=60,
+    ),
+}  # fmt: skip
+
+
+def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
+    """Return the verdict of every mutant of a design, from `cache` if it is there.
+
+    Args:
+        design: what is mutated.
+        seed: of drawn mutants and tiles.
+        cache: folder of results and of Verilator's compiled runtime.
+    """
+    verilog = generate(design.config)
+    key = content_hash(
+        {
+            "verilog": verilog,
+            "seed": seed,
+            "drawn": design.drawn,
+            "planted": plant(verilog) if design.named else "",
+            "driver": DRIVER.read_text(encoding="utf-8"),
+            "tools": [yosys.version(), verilator.version()],
+        }
+    )
+    file = cache / f"result-{key}.json"
+    if file.is_file():
+        return read_json(file)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="trilat-mutants-") as name:
+        folder = Path(name)
+        result: dict[str, Any] = {"named": [], "drawn": []}
+        if design.named:
+            words = _verdicts(design.config, plant(verilog), len(DEFECTS), seed, folder, cache)
+            result["named"] = [
+                {"name": defect.name, "verdict": word}
+                for defect, word in zip(DEFECTS, words, strict=True)
+            ]
+        if design.drawn:
+            drawn = draw(verilog, design.drawn, seed=seed, folder=folder)
+            commands = drawn.commands
+            words = _verdicts(design.config, drawn.verilog, len(commands), seed, folder, cache)
+            lines = verilog.splitlines()
+            for command, word in zip(commands, words, strict=True):
+                mutant = {"command": command, "verdict": word}
+                if word == EQUAL:
+                    mutant["known"] = _explain(command, folder)
+                    mutant["line"] = _source(command, lines)
+                result["drawn"].append(mutant)
+    result["seconds"] = round(time.monotonic() - start, 1)
+    write_json(file, result)
+    return result
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return a stored result."""
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return data
+
+
+def _verdicts(
+    config: AcceleratorConfig, verilog: str, count: int, seed: int, folder: Path, cache: Path
+) -> list[str]:
+    """Return the verdicts of mutants 1..count; RuntimeError if the design itself differs."""
+    source, simulator = folder / "design.v", folder / "simulator"
+    source.write_text(verilog, encoding="utf-8")
+    build_driver([source], config, simulator, selected=True, runtime_cache=cache)
+    words = [""] * (count + 1)
+    for verdict in drive(simulator, config, trial_runs(config, seed=seed), (0, count)):
+        words[verdict.mutant] = verdict.word
+    if words[0] != EQUAL:
+        raise RuntimeError(f"the design without a defect differs: {words[0]}")
+    return words[1:]
+
+
+def _explain(command: str, folder: Path) -> str:
+    """Return what is known about a survivor."""
+    counter = re.search(r"counter_(?:in|out)\..* -port [ABDQY] -portbit (\d+)", command)
+    if counter and int(counter[1]) >= _REACHED_COUNT_BITS:
+        return "counter bit that the runs do not reach; refuted by the proof of the counter"
+    if proven_equal(command, folder):
+        return "equivalent, proven by induction"
+    return "not proven equivalent"
+
+
+def _source(command: str, lines: Sequence[str]) -> str:
+    """Return the line of the emitted Verilog that a mutant changes."""
+    places = re.findall(r"-src design\.v:(\d+)\.", command)
+    return lines[int(places[-1]) - 1].strip() if places else ""
+
+
+def main_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m bench.mutations``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.mutations",
+        description="Put defects into small accelerators and count those that the comparison of "
+        "the simulated RTL with its NumPy specification catches. Results are kept: a run that was "
+        "interrupted goes on where it was. Exit code 1 if a named defect, or more than 5 % of the "
+        "drawn mutants, survive.",
+    )
+    parser.add_argument("--quick", action="store_true", help="one design, 40 drawn mutants")
+    parser.add_argument("--seed", type=int, default=1, help="of mutants and tiles (default 1)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of results")
+    parser.add_argument("--json", type=Path, help="also write the verdicts here")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 if enough was caught, 1 if not, 2 for bad input."""
+    args = main_parser().parse_args(argv)
+    return run_command("python -m bench.mutations", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.seed < 0:
+        raise InputError(f"--seed must be at least 0, not {args.seed}")
+    designs = dict(DESIGNS)
+    if args.quick:
+        name, design = next(iter(DESIGNS.items()))
+        designs = {name: Design(config=design.config, named=True, drawn=40)}
+    results = {}
+    with TerminalProgress().task("mutants", len(designs)) as advance:
+        for name, design in designs.items():
+            results[name] = measure(design, seed=args.seed, cache=args.cache)
+            advance(1)
+    if args.json is not None:
+        write_json(args.json, {"seed": args.seed, "designs": results})
+    return report(results)
+
+
+def report(results: dict[str, dict[str, Any]]) -> int:
+    """Print the table and the survivors; return the exit code."""
+    console = Console(width=120)
+    table = Table("design", "named", "caught", "drawn", "caught", "share", "seconds")
+    totals = [0, 0, 0, 0]
+    for name, result in results.items():
+        counts = []
+        for kind in ("named", "drawn"):
+            words = [mutant["verdict"] for mutant in result[kind]]
+            counts += [len(words), sum(word != EQUAL for word in words)]
+        totals = [a + b for a, b in zip(totals, counts, strict=True)]
+        table.add_row(name, *map(str, counts), _share(*counts[2:]), f"{result['seconds']:.0f}")
+    table.add_row("all", *map(str, totals), _share(*totals[2:]), "")
+    console.print(table)
+    for name, result in results.items():
+        for mutant in result["named"]:
+            if mutant["verdict"] == EQUAL:
+                console.print(f"{name}: survivor: {mutant['name']}", style="red", markup=False)
+        for mutant in result["drawn"]:
+            if mutant["verdict"] == EQUAL:
+                what = re.sub(r" -(module|src|wire|wirebit) \S+", "", mutant["command"])
+                console.print(
+                    f"{name}: survivor: {what}\n  {mutant['line']}\n  {mutant['known']}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+    return 0 if totals[0] == totals[1] and totals[3] >= 0.95 * totals[2] else 1
+
+
+def _share(total: int, caught: int) -> str:
+    return f"{100 * caught / total:.1f} %" if total else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
