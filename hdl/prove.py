@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,35 +121,22 @@ def _sizes(config: AcceleratorConfig) -> dict[str, object]:
     }
 
 
-def _moving(config: AcceleratorConfig) -> dict[str, object]:
-    return {**_sizes(config), "MOVING": 1}
-
-
 _LANE_PROBES = ("ring_read__data", "bias", "shift", "lo", "hi")
 _FLAG_PROBES = ("lo_is_bound", "hi_is_bound")
-_ROUND_DEFECT = (r"trilat_lane", r"\(fine_sticky \| fine\[1\]\)", r"1'b1")
-_LATEST = 8 + 2 + 2 + 11 + 2 * _SMALL.raw_beats + 6
 
 
-def _requantizer(protect: str, act_bits: int, *, stalls: bool) -> Property:
+def _requantizer(protect: str, act_bits: int, defect: tuple[str, str, str]) -> Property:
     flags = _FLAG_PROBES if protect != "none" else ()
-    defect = _ROUND_DEFECT
-    if protect == "clip":
-        defect = ("trilat_lane", r"high & hi_is_bound", "high & lo_is_bound")
-    if protect == "zero":
-        defect = ("trilat_lane", r"lowest_sign = signed_5", "lowest_sign = 1'b0")
-    pauses = "with any stalls" if stalls else "without stalls"
     return Property(
         claim=f"requantizer equals its specification for all inputs, protection {protect}, "
-        f"{act_bits} bits, {pauses}",
+        f"{act_bits} bits",
         wrapper="requantizer",
         config=_lane_config(protect, act_bits),
-        defines=_sizes if stalls else _moving,
+        defines=_sizes,
         probes={"trilat_lane": _LANE_PROBES + flags},
-        induction=0 if stalls else 8,
-        depth=12 if stalls else 8,
+        induction=8,
+        depth=8,
         defect=defect,
-        quick=not stalls,
     )
 
 
@@ -159,7 +147,7 @@ PROPERTIES = {
         config=_SMALL,
         defines=_sizes,
         probes={"trilat_output_buffer": ("spare", "spare_last", "spare_valid")},
-        induction=2,
+        induction=3,
         depth=8,
         defect=("trilat_output_buffer", r"if \(move\) begin", "if (1'b1) begin"),
     ),
@@ -174,7 +162,7 @@ PROPERTIES = {
                 *("reach", "k_tile_starts"),
             )
         },
-        induction=2,
+        induction=3,
         depth=10,
         defect=("trilat_front", r"if \(~spare_valid\)", "if (head_valid)"),
     ),
@@ -186,7 +174,7 @@ PROPERTIES = {
         probes={
             "trilat_front": ("take_header", "header_waits", "lanes_wait", "turn", "second_word")
         },
-        induction=2,
+        induction=3,
         depth=12,
         defect=("trilat_front", r"& \(~lanes_wait_next\)", ""),
     ),
@@ -198,7 +186,11 @@ PROPERTIES = {
         probes={},
         induction=5,
         depth=6,
-        defect=("trilat_activation_skew", r"checked_1_high \? bound_hi", "checked_1_high ? bound_lo"),
+        defect=(
+            "trilat_activation_skew",
+            r"checked_1_high \? bound_hi",
+            "checked_1_high ? bound_lo",
+        ),
     ),
     "input_check_zero": Property(
         claim="input check, zero: 0 if outside, unchanged if inside, counted if outside",
@@ -216,20 +208,42 @@ PROPERTIES = {
         config=_CLIP,
         defines=_sizes,
         probes={"trilat_violation_counter_2": ("count",)},
-        induction=2,
+        induction=3,
         depth=6,
         defect=("trilat_violation_counter_2", r"total \+ count", "total + |count"),
     ),
-    "requantizer": _requantizer("none", 2, stalls=False),
-    "requantizer_clip": _requantizer("clip", 3, stalls=False),
-    "requantizer_zero": _requantizer("zero", 3, stalls=False),
-    "requantizer_stalls": _requantizer("clip", 2, stalls=True),
+    "requantizer": _requantizer(
+        "none", 2, ("trilat_lane", r"\(fine_sticky \| fine\[1\]\)", "1'b1")
+    ),
+    "requantizer_clip": _requantizer(
+        "clip", 3, ("trilat_lane", "high & hi_is_bound", "high & lo_is_bound")
+    ),
+    "requantizer_zero": _requantizer(
+        "zero", 3, ("trilat_lane", "lowest_sign = signed_5", "lowest_sign = 1'b0")
+    ),
+    "lane_hold": Property(
+        claim="requantizer: every stage keeps its value while the receiver stalls",
+        wrapper="lane_hold",
+        config=_lane_config("clip", 3),
+        defines=_sizes,
+        probes={
+            "trilat_lane": (
+                *("ring_read__data", "total", "amount", "coarse", "coarse_sticky"),
+                *("fine_amount", "fine", "fine_sticky", "rounded"),
+            )
+        },
+        induction=3,
+        depth=4,
+        defect=(
+            "trilat_lane",
+            r"if \(advance\) begin\n      total",
+            "if (1'b1) begin\n      total",
+        ),
+    ),
     "matrix_product": Property(
         claim="2x2 array of 2-bit operands equals the matrix product",
         wrapper="matrix_product",
-        config=AcceleratorConfig(
-            rows=2, cols=2, act_bits=2, weight_bits=2, max_k=2, psum_depth=2
-        ),
+        config=AcceleratorConfig(rows=2, cols=2, act_bits=2, weight_bits=2, max_k=2, psum_depth=2),
         defines=_sizes,
         probes={},
         induction=0,
@@ -273,9 +287,9 @@ def prepare(
         verilog = emitted[item.config]
         if seeded:
             module, old, new = item.defect
-            verilog = edit(verilog, module, lambda text, o=old, n=new: _seed(text, o, n))
+            verilog = edit(verilog, module, partial(_seed, old=old, new=new))
         for module, nets in item.probes.items():
-            verilog = edit(verilog, module, lambda text, n=nets: expose(text, n))
+            verilog = edit(verilog, module, partial(expose, nets=nets))
         stem = f"{name}_defect" if seeded else name
         (folder / f"{stem}.v").write_text(verilog, encoding="utf-8")
         wrapper = (WRAPPERS / f"{item.wrapper}.sv").read_text(encoding="utf-8")

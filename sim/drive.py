@@ -195,7 +195,7 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     Half of them have limits and flags that no calibration would give.
     """
     depth, most = config.psum_depth, min(config.max_k_tiles, 6)
-    m = int(rng.choice([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)]))
+    m = int(rng.choice(np.array([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)])))
     job = random_job(
         config, rng, m=m, k_tiles=int(rng.integers(1, most + 1)), raw=bool(rng.random() < 0.3)
     )
@@ -203,9 +203,7 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
         ends = code_range(config.act_bits, job.signed_out)
         limits = np.sort(rng.integers(ends[0], ends[1] + 1, (2, config.cols)), axis=0)
         flags = rng.integers(0, 2, (2, config.cols)).astype(bool)
-        job = replace(
-            job, lo=limits[0], hi=limits[1], lo_is_bound=flags[0], hi_is_bound=flags[1]
-        )
+        job = replace(job, lo=limits[0], hi=limits[1], lo_is_bound=flags[0], hi_is_bound=flags[1])
     kind = rng.integers(3)
     limit = 1 << (config.acc_bits - 1)
     if kind == 0:
@@ -226,7 +224,7 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     bias = halves + rng.integers(-1, 2, config.cols)
     return replace(
         job,
-        acts=job.acts * (rng.random(job.acts.shape) < rng.choice([0.0, 0.1, 0.3])),
+        acts=job.acts * (rng.random(job.acts.shape) < float(rng.choice(np.array([0.0, 0.1, 0.3])))),
         bias=bias.clip(-limit, limit - 1),
         shift=shift,
         raw=False,

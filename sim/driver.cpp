@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Drives the core of an accelerator through its four streams and compares all that comes out, many runs and
-// many mutants in one process. sim/drive.py writes the runs and reads the verdicts.
+// Drives the core of an accelerator through its four streams and compares all that comes out, many
+// runs and many mutants in one process. sim/drive.py writes the runs and reads the verdicts.
 //
 // usage: simulator RUNS FIRST LAST: every run with `mutsel` = FIRST..LAST (0: no mutant), up to
 // the first run of a mutant that differs. A verdict a line: mutant, run, word, cycle.
 //
 // RUNS is text: the number of runs, and for each: seed, gap and stall (chances in percent that
 // a source pauses before a beat, that the receiver is not ready), cycle of a reset (0: none),
-// cycles without a transfer that count as a hang, violations in and out, cycles from the
-// first activation beat to the last output beat (0: not compared), and the beats of s_axis_param, s_axis_weight, s_axis_act and m_axis_out, then those of the first three that are
-// sent before the reset, whose outputs do not count: their number, then tlast and hexadecimal
-// tdata of each. CHECKS_INPUT, CHECKS_OUTPUT and SELECTED say which ports there are.
+// cycles without a transfer that count as a hang, violations in and out, cycles from the first
+// activation beat to the last output beat (0: not compared), and the beats of s_axis_param,
+// s_axis_weight, s_axis_act and m_axis_out, then those of the first three that are sent before the
+// reset, whose outputs do not count: their number, then tlast and hexadecimal tdata of each.
+// CHECKS_INPUT, CHECKS_OUTPUT and SELECTED say which ports there are.
 
 #include <verilated.h>
 

@@ -20,13 +20,13 @@ SELECT_BITS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:
-    """A named mistake.
+    r"""A named mistake.
 
     Attributes:
         name: what is wrong.
         module: regular expression of the modules' names; it is put into all that match.
         old: regular expression of the text that is replaced, the first one in the module.
-        new: replacement; `ON` is the condition, `\\g<0>` what was there, `MSB(x)` the highest bit
+        new: replacement; `ON` is the condition, `\g<0>` what was there, `MSB(x)` the highest bit
             of register x.
         declare: nets that `new` needs.
     """
@@ -58,7 +58,8 @@ DEFECTS = (
             r"if (ON) row_1 <= {\1, \1}; else \g<0>"),
     _defect("weight skew dropped", "weight_skew", r"col_1 <= \{[^,]+, ([^}]+)\};",
             r"if (ON) col_1 <= {\1, \1}; else \g<0>"),
-    _defect("deskew dropped", "deskew", r"assign psum = ([^;]+);", r"assign psum = ON ? psums : \1;"),
+    _defect("deskew dropped", "deskew", r"assign psum = ([^;]+);",
+            r"assign psum = ON ? psums : \1;"),
     _defect("psum one bit too narrow", _PE, _SUM,
             r"if (ON) psum <= {sum[MSB(psum)-1], sum[MSB(psum)-1:0]}; else \g<0>",
             "wire signed [MSB(psum):0] sum = $signed(psum_in) + $signed(product);"),
@@ -69,7 +70,8 @@ DEFECTS = (
     _defect("weight taken as unsigned", _PE,
             r"product <= (\$signed\(\{\w+, act\}\)) \* \$signed\(weight_active\);",
             r"if (ON) product <= \1 * $signed({1'b0, weight_active}); else \g<0>"),
-    _defect("sign of the activation ignored", _PE, r"= act_signed & act", r"= act_signed & !ON & act"),
+    _defect("sign of the activation ignored", _PE, r"= act_signed & act",
+            r"= act_signed & !ON & act"),
     _defect("sign of the tile not passed on", _PE, r"act_signed <= signed_in;",
             r"act_signed <= signed_in & !ON;"),
     _defect("swap bit lost", _PE, r"swap <= swap_in;", r"swap <= swap_in & !ON;"),
@@ -77,7 +79,8 @@ DEFECTS = (
             r"weight_active <= ON ? weight_in : weight_loading;"),
     _defect("weights load in every cycle", _PE, r"if \(load_in\)", r"if (load_in | ON)"),
     _defect("load bit not passed on", _PE, r"load <= load_in;", r"load <= load_in & !ON;"),
-    _defect("psum of the row above ignored", _PE, _SUM, r"if (ON) psum <= $signed(product); else \g<0>"),
+    _defect("psum of the row above ignored", _PE, _SUM,
+            r"if (ON) psum <= $signed(product); else \g<0>"),
     # Input check and counters.
     _defect("input clipped to the wrong bound", "activation_skew", r"checked_0_high \? bound_hi",
             r"checked_0_high ? (ON ? bound_lo : bound_hi)"),
@@ -149,7 +152,8 @@ DEFECTS = (
     _defect("sign of the limits ignored", "lane", r"lowest_sign = signed_5",
             r"lowest_sign = !ON & signed_5"),
     _defect("large sums not saturated", "lane", r"fits = ([^;]+);", r"fits = (\1) | ON;"),
-    _defect("bias of the tile before", "lane", r"bias <= next_bias;", r"if (!ON) bias <= next_bias;"),
+    _defect("bias of the tile before", "lane", r"bias <= next_bias;",
+            r"if (!ON) bias <= next_bias;"),
     _defect("first K tile adds to old sums", "lane", r"= first \? ", r"= (first & !ON) ? "),
     # Output buffer.
     _defect("output beat of a stall lost", "output_buffer", r"if \(advance\)",
@@ -184,17 +188,22 @@ def plant(verilog: str, defects: Sequence[Defect] = DEFECTS) -> str:
             text = re.sub(defect.old, defect.new.replace("ON", on), text, count=1)
             if defect.declare:
                 text = re.sub(r"^\);\n", f");\n  {defect.declare}\n", text, count=1, flags=re.M)
-            parts[i] = re.sub(r"MSB\((\w+)\)", lambda m, t=text: _highest(t, m[1]), text)
+            parts[i] = _with_highest(text)
         if not found:
             raise ValueError(f"nothing in the Verilog to plant '{defect.name}' in")
     return _with_select("".join(parts))
 
 
-def _highest(module: str, register: str) -> str:
-    found = re.search(rf"reg\s+(?:\[(\d+):0\]\s+)?{register}\b", module)
-    if found is None:
-        raise ValueError(f"no register {register}")
-    return found[1] or "0"
+def _with_highest(module: str) -> str:
+    """Return a module's text with every `MSB(register)` replaced by its highest bit."""
+
+    def highest(match: re.Match[str]) -> str:
+        found = re.search(rf"reg\s+(?:\[(\d+):0\]\s+)?{match[1]}\b", module)
+        if found is None:
+            raise ValueError(f"no register {match[1]}")
+        return found[1] or "0"
+
+    return re.sub(r"MSB\((\w+)\)", highest, module)
 
 
 def _with_select(verilog: str) -> str:
@@ -233,12 +242,8 @@ def draw(verilog: str, count: int, *, seed: int, folder: Path) -> Drawn:
     lines = (folder / "mutants.txt").read_text(encoding="utf-8").splitlines()
     commands = tuple(line for line in lines if line.startswith("mutate "))
     select = [f"{c} -ctrl mutsel {SELECT_BITS} {i}" for i, c in enumerate(commands, start=1)]
-    yosys.run(
-        ["read_rtlil flat.il", *select, "write_verilog -noattr mutants.v"], folder, "mutants"
-    )
-    return Drawn(
-        commands=commands, verilog=(folder / "mutants.v").read_text(encoding="utf-8")
-    )
+    yosys.run(["read_rtlil flat.il", *select, "write_verilog -noattr mutants.v"], folder, "mutants")
+    return Drawn(commands=commands, verilog=(folder / "mutants.v").read_text(encoding="utf-8"))
 
 
 def proven_equal(drawn: str, folder: Path) -> bool:

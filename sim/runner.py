@@ -161,8 +161,16 @@ def plan_moments(
 
 
 @memoize
-def _environment() -> dict[str, str]:
-    """Return the environment that makes the simulator find this Python and the testbench."""
+def environment(toplevel: str, testbench: str) -> dict[str, str]:
+    """Return the environment that makes a simulator find this Python and a cocotb testbench.
+
+    Args:
+        toplevel: top module.
+        testbench: Python module with the cocotb test.
+
+    Raises:
+        InputError: Python's shared library is missing.
+    """
     library = find_libpython.find_libpython()
     if library is None:
         raise InputError(
@@ -178,8 +186,8 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
         "PYGPI_PYTHON_BIN": sys.executable,
         "GPI_USERS": f"{library};{cocotb_tools.config.pygpi_entry_point()}",
-        "COCOTB_TOPLEVEL": "harness",
-        "COCOTB_TEST_MODULES": "sim.testbench",
+        "COCOTB_TOPLEVEL": toplevel,
+        "COCOTB_TEST_MODULES": testbench,
         "COCOTB_RESULTS_FILE": "results.xml",
         "COCOTB_TRUST_INERTIAL_WRITES": "1",
         "COCOTB_LOG_LEVEL": "WARNING",
@@ -195,7 +203,7 @@ def _simulate(simulator: Path, folder: Path, plusargs: dict[str, int]) -> dict[s
     done = subprocess.run(
         command,
         cwd=folder,
-        env=_environment(),
+        env=environment("harness", "sim.testbench"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

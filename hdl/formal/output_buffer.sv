@@ -44,7 +44,7 @@ module prove_output_buffer (
     // What the buffer does not take, it does not let move.
     assert (!(advance && count == 2));
     // How the buffer holds the queue; makes the proof inductive.
-    assert (spare_valid == (count == 2));
+    assert (count <= 2 && spare_valid == (count == 2));
     if (spare_valid) assert ({spare_last, spare} == second);
   end
 endmodule

@@ -43,9 +43,8 @@ module prove_requantizer (
 `endif
       .probe_ring_read__data(word), .probe_bias(bias), .probe_shift(shift), .probe_lo(lo),
       .probe_hi(hi));
-`ifdef MOVING
+  // Stalls: see lane_hold.sv.
   always @(*) assume (advance);
-`endif
 
   // Stages 2 to 5 of the pipeline as the table of hdl.lane names them.
   localparam SUM = `ACC + 1;

@@ -63,7 +63,7 @@ module prove_weight_buffer (
     assert (load == (moved ? reached : 0));
     assert (!(ready && count == 2));
     // How the front holds this; makes the proof inductive.
-    assert (head_valid == (count != 0) && spare_valid == (count == 2));
+    assert (count <= 2 && head_valid == (count != 0) && spare_valid == (count == 2));
     if (count != 0) assert (weights == first);
     if (spare_valid) assert (spare == second);
     assert (beats < `ROWS && reach == (2 << beats) - 1 && block_waits == waits);
