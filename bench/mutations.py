@@ -59,14 +59,14 @@ DESIGNS = {
             rows=2, cols=2, act_bits=3, weight_bits=3, max_k=6, psum_depth=3, protect="clip"
         ),
         named=True,
-        drawn=80,
+        drawn=60,
     ),
     "3x2 plain": Design(
         config=AcceleratorConfig(
             rows=3, cols=2, act_bits=4, weight_bits=2, max_k=12, psum_depth=4
         ),
         named=False,
-        drawn=60,
+        drawn=50,
     ),
     "1x3 zero": Design(
         config=AcceleratorConfig(
@@ -74,7 +74,15 @@ DESIGNS = {
             protect="zero", protect_place="output",
         ),
         named=False,
-        drawn=60,
+        drawn=40,
+    ),
+    "3x2 output-stationary": Design(
+        config=AcceleratorConfig(
+            dataflow="os", rows=3, cols=2, act_bits=3, weight_bits=4, max_k=9, protect="zero",
+            protect_place="input",
+        ),
+        named=False,
+        drawn=50,
     ),
 }  # fmt: skip
 

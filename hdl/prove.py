@@ -249,6 +249,7 @@ PROPERTIES = {
         induction=0,
         depth=38,
         defect=(r"trilat_pe_p\d+", r"= act_signed & act\[1\]", "= act[1]"),
+        quick=False,
     ),
     "flow": Property(
         claim="1x1: as many output beats as promised, and no deadlock, with any pauses",

@@ -18,7 +18,7 @@ import numpy as np
 
 from hdl.config import AcceleratorConfig
 from hdl.registers import CORE
-from hdl.tile import TileJob, k_tiles, param_words, reference_output
+from hdl.tile import TileJob, param_words, reference_output, stream_beats
 from sim.cycles import stream_cycles
 from sim.jobs import code_range, random_job
 from trilat import verilator
@@ -194,7 +194,8 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
 
     Half of them have limits and flags that no calibration would give.
     """
-    depth, most = config.psum_depth, min(config.max_k_tiles, 6)
+    depth = config.max_m
+    most = min(config.max_k_tiles, 6 * config.rows // config.k_step)
     m = int(rng.choice(np.array([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)])))
     job = random_job(
         config, rng, m=m, k_tiles=int(rng.integers(1, most + 1)), raw=bool(rng.random() < 0.3)
@@ -236,7 +237,7 @@ def _text(config: AcceleratorConfig, runs: Sequence[DriveRun]) -> list[str]:
     words = [str(len(runs))]
     for run in runs:
         outputs = [reference_output(config, job) for job in run.jobs]
-        quiet = 400 + 8 * (config.rows + config.cols + config.psum_depth)
+        quiet = 400 + 8 * (config.rows + config.cols + config.max_m)
         quiet *= 1 + (run.stall >= 80) * 4
         totals = [sum(o.violations_in for o in outputs), sum(o.violations_out for o in outputs)]
         free = not (run.gap or run.stall or run.reset_at)
@@ -258,19 +259,18 @@ def _text(config: AcceleratorConfig, runs: Sequence[DriveRun]) -> list[str]:
 
 def _beats(config: AcceleratorConfig, job: TileJob, rows: np.ndarray) -> list[list[str]]:
     """Return the beats of param, weight, act and out: tlast and hexadecimal tdata of each."""
-    weights, acts, outs = [], [], []
-    for k in range(k_tiles(config, job)):
-        at = slice(k * config.rows, (k + 1) * config.rows)
-        weights += [_pack(row, config.weight_bits) for row in job.weights[at][::-1]]
-        acts += [_pack(row, config.act_bits) for row in job.acts[:, at]]
+    beats = stream_beats(config, job)
+    weights = [_pack(row, config.weight_bits) for row in beats.weights]
+    acts = [_pack(row, config.act_bits) for row in beats.acts]
+    outs = []
     for row in rows:
         for j in range(config.raw_beats if job.raw else 1):
             outs.append(_pack(row >> (j * config.act_bits), config.act_bits))
     params = param_words(config, job)
     streams = (
         (params, 32, len(params)),
-        (weights, config.cols * config.weight_bits, config.rows),
-        (acts, config.rows * config.act_bits, job.m),
+        (weights, config.cols * config.weight_bits, beats.weight_last),
+        (acts, config.rows * config.act_bits, beats.act_last),
         (outs, config.cols * config.act_bits, len(outs)),
     )
     return [

@@ -21,9 +21,9 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hdl.config import PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from hdl.gen import generate
-from hdl.tile import TileJob, k_tiles, param_words, reference_output
+from hdl.tile import TileJob, param_words, reference_output, stream_beats
 from sim.drive import trial_job
 from sim.runner import environment
 from sim.streams import pack, unpack
@@ -37,6 +37,7 @@ SMALLEST = AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=1,
 def configs(draw: st.DrawFn) -> AcceleratorConfig:
     rows, cols = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     return AcceleratorConfig(
+        dataflow=draw(st.sampled_from(DATAFLOWS)),
         rows=rows,
         cols=cols,
         act_bits=draw(st.integers(2, 8)),
@@ -106,11 +107,14 @@ def frames(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> dict[str, list
     for job in jobs:
         words = np.array(param_words(config, job), dtype=np.int64)[:, None]
         found["param"].append(pack(words, 32).tobytes().hex())
-        for k in range(k_tiles(config, job)):
-            at = slice(k * config.rows, (k + 1) * config.rows)
-            block = pack(job.weights[at][::-1], config.weight_bits)
-            found["weight"].append(block.tobytes().hex())
-            found["act"].append(pack(job.acts[:, at], config.act_bits).tobytes().hex())
+        beats = stream_beats(config, job)
+        for name, values, bits, period in (
+            ("weight", beats.weights, config.weight_bits, beats.weight_last),
+            ("act", beats.acts, config.act_bits, beats.act_last),
+        ):
+            data = pack(values, bits)
+            for first in range(0, len(data), period):
+                found[name].append(data[first : first + period].tobytes().hex())
     return found
 
 
@@ -126,6 +130,13 @@ def output_rows(config: AcceleratorConfig, job: TileJob, frame: str) -> np.ndarr
         codes, bits = (parts * weights[None, :, None]).sum(axis=1), config.raw_beats * bits
     signed = job.raw or job.signed_out
     return codes - ((codes >> (bits - 1)) << bits) if signed else codes
+
+
+def output_frame(config: AcceleratorConfig, job: TileJob, rows: np.ndarray) -> bytes:
+    """Return the frame of m_axis_out that `output_rows` reads back."""
+    count, bits = (config.raw_beats if job.raw else 1), config.act_bits
+    beats = np.stack([rows >> (j * bits) for j in range(count)], axis=1)
+    return pack(beats.reshape(-1, config.cols), bits).tobytes()
 
 
 class AxiBench:
@@ -208,8 +219,10 @@ def wrapper(number: int, verilog: str) -> str:
         port = re.match(r"\s*(input|output)\s+(?:wire|reg)\s+(\[\d+:0\])?\s*(\w+)", line)
         if port is None:
             continue
-        kind = f"reg {port[2] or ''} {port[3]} = 0" if port[1] == "input" else (
-            f"wire {port[2] or ''} {port[3]}"
+        kind = (
+            f"reg {port[2] or ''} {port[3]} = 0"
+            if port[1] == "input"
+            else (f"wire {port[2] or ''} {port[3]}")
         )
         lines.append(f"  {kind};")
         pins.append(f".{port[3]}({port[3]})")
