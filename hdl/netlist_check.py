@@ -136,7 +136,7 @@ def _gates(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the gate-level modules of both sides by name."""
     names = sorted(netlists)
-    mapped = {f"trilat_mapped_{name}": _without_contents(netlists[name]) for name in names}
+    mapped = {f"trilat_mapped_{name}": without_contents(netlists[name]) for name in names}
     (folder / "netlists.json").write_text(json.dumps({"modules": mapped}), encoding="utf-8")
     instances = "\n".join(f"  {name} mapped_{i}();" for i, name in enumerate(mapped))
     files = {
@@ -180,7 +180,7 @@ def _gates(
     return left, {name: right[f"trilat_mapped_{name}"] for name in names}
 
 
-def _without_contents(module: Mapping[str, Any]) -> dict[str, Any]:
+def without_contents(module: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the empty initial contents of memories, which our models do not take."""
     cells = {}
     for name, cell in module["cells"].items():

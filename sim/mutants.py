@@ -236,7 +236,12 @@ def draw(verilog: str, count: int, *, seed: int, folder: Path) -> Drawn:
     """
     (folder / "design.v").write_text(verilog, encoding="utf-8")
     # Bits without effect go first, lest mutants of them be drawn.
-    flat = ["read_verilog design.v", f"prep -flatten -top {CORE}", "wreduce", "opt_clean -purge"]
+    flat = [
+        "read_verilog design.v",
+        f"prep -flatten -top {CORE}",
+        "wreduce",
+        "opt -full -purge",
+    ]
     script = [*flat, "write_rtlil flat.il", f"mutate -list {count} -seed {seed} -o mutants.txt"]
     yosys.run(script, folder, "draw")
     lines = (folder / "mutants.txt").read_text(encoding="utf-8").splitlines()

@@ -37,7 +37,8 @@ def test_unknown_property(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_probes_have_their_widths() -> None:
-    module = "module a (\n  output reg [1:0] x = 2'h0\n);\n  wire [3:0] p, q;\n  wire r = x;\nendmodule\n"
+    ports = "  output reg [1:0] x = 2'h0\n"
+    module = f"module a (\n{ports});\n  wire [3:0] p, q;\n  wire r = x;\nendmodule\n"
     text = expose(module, ["q", "r", "x"])
     assert "output wire [3:0] probe_q," in text
     assert "output wire  probe_r," in text
