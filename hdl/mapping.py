@@ -148,7 +148,7 @@ def map_modules(
 
         def run(number: int) -> tuple[dict[str, Any], float]:
             start = time.monotonic()
-            found = _map(shared[number], texts, children, family, _new(folder, f"map{number}"))
+            found = map_group(shared[number], texts, children, family, _new(folder, f"map{number}"))
             advance(len(found))
             return found, round(time.monotonic() - start, 2)
 
@@ -238,7 +238,7 @@ def _tools(family: Family) -> dict[str, Any]:
     }
 
 
-def _map(
+def map_group(
     group: list[str],
     texts: Mapping[str, str],
     children: Mapping[str, Iterable[str]],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole mapped netlists against the specification of the accelerator.
 
-Yosys maps the core with all below it to an FPGA family, as for `hdl.synth`; the netlist, flat and
+Yosys maps the core and all below it to an FPGA family, as for `hdl.synth`; the netlist, flat and
 with the simulation models of its primitives, is driven like the RTL. What a netlist leaves
 undefined is random.
 """
@@ -17,7 +17,7 @@ from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
 from hdl.gen import generate
-from hdl.mapping import has_memory, split_modules
+from hdl.mapping import groups, instances, map_group, split_modules
 from hdl.netlist_check import without_contents
 from hdl.registers import CORE
 from sim.drive import EQUAL, build_driver, drive, trial_runs
@@ -78,14 +78,14 @@ def write_netlist(verilog: str, family: Family, folder: Path) -> int:
     Returns:
         The number of primitives.
     """
-    modules = {n: t for n, t in split_modules(verilog).items() if n != "trilat_accelerator"}
-    (folder / "design.v").write_text("\n".join(modules.values()), encoding="utf-8")
-    family.prepare(folder)
-    memories = any(map(has_memory, modules.values()))
-    script = ["read_verilog design.v", *family.script(CORE, memories), "write_json mapped.json"]
-    yosys.run(script, folder, "map")
-    found = json.loads((folder / "mapped.json").read_text(encoding="utf-8"))["modules"]
-    netlists = {n: without_contents(m) for n, m in found.items() if n in modules}
+    texts = {n: t for n, t in split_modules(verilog).items() if n != "trilat_accelerator"}
+    children = instances(texts)
+    netlists = {}
+    for number, group in enumerate(groups(texts)):
+        work = folder / f"map{number}"
+        work.mkdir()
+        found = map_group(group, texts, children, family, work)
+        netlists |= {name: without_contents(module) for name, module in found.items()}
     kinds = [c["type"] for m in netlists.values() for c in m["cells"].values()]
     primitives = [kind for kind in kinds if kind not in netlists and kind != "$scopeinfo"]
     (folder / "netlists.json").write_text(json.dumps({"modules": netlists}), encoding="utf-8")
