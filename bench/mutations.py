@@ -22,6 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import sim.drive
+import sim.mutants
 from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
@@ -101,8 +103,11 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
             "verilog": verilog,
             "seed": seed,
             "drawn": design.drawn,
-            "planted": plant(verilog) if design.named else "",
-            "driver": DRIVER.read_text(encoding="utf-8"),
+            "named": design.named,
+            "code": [
+                Path(f).read_text(encoding="utf-8")
+                for f in (DRIVER, sim.drive.__file__, sim.mutants.__file__)
+            ],
             "tools": [yosys.version(), verilator.version()],
         }
     )

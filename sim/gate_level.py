@@ -12,6 +12,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hdl import yosys
 from hdl.config import AcceleratorConfig
@@ -80,7 +81,7 @@ def write_netlist(verilog: str, family: Family, folder: Path) -> int:
     """
     texts = {n: t for n, t in split_modules(verilog).items() if n != "trilat_accelerator"}
     children = instances(texts)
-    netlists = {}
+    netlists: dict[str, Any] = {}
     for number, group in enumerate(groups(texts)):
         work = folder / f"map{number}"
         work.mkdir()

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The whole core with any pauses on any stream, for tiles of all sizes: every tile gives as many
-// output beats as its parameters say, the last of them marked; and from the cycle `go` on, in
-// which all senders and the receiver become ready for good, something always moves.
+// The whole core, for tiles of all sizes: every tile gives as many output beats as its parameters
+// say, the last of them marked; and from the cycle `go` on, in which all senders and the receiver
+// become ready for good, something always moves. Up to then any stream pauses at any time; with
+// FREE none ever does, and the proof looks at more cycles.
 module prove_flow (
     input aclk,
     input [31:0] param_data,
@@ -42,6 +43,9 @@ module prove_flow (
   reg [7:0] idle = 0;
   wire moved = accept | wv & weight_ready | av & act_ready | pop;
   integer i;
+`ifdef FREE
+  always @(*) assume (going);
+`endif
   always @(*) begin
     if (index == 0) begin
       assume (param_data[15:0] >= 1 && param_data[15:0] <= `DEPTH);
