@@ -18,7 +18,7 @@ from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
 from hdl.gen import generate
-from hdl.mapping import groups, instances, map_group, split_modules
+from hdl.mapping import below, groups, instances, map_group, split_modules
 from hdl.netlist_check import without_contents
 from hdl.registers import CORE
 from sim.drive import EQUAL, build_driver, drive, trial_runs
@@ -79,8 +79,10 @@ def write_netlist(verilog: str, family: Family, folder: Path) -> int:
     Returns:
         The number of primitives.
     """
-    texts = {n: t for n, t in split_modules(verilog).items() if n != "trilat_accelerator"}
+    texts = split_modules(verilog)
     children = instances(texts)
+    inside = below([CORE], children)
+    texts = {name: text for name, text in texts.items() if name in inside}
     netlists: dict[str, Any] = {}
     for number, group in enumerate(groups(texts)):
         work = folder / f"map{number}"

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from hdl.gen import generate
+from hdl.register_map import REGISTERS
 from hdl.tile import TileJob, param_words, reference_output, stream_beats
 from sim.drive import trial_job
 from sim.runner import environment
@@ -193,7 +194,8 @@ class AxiBench:
         ]
         with tempfile.TemporaryDirectory(prefix="trilat-axi-") as name:
             folder = Path(name)
-            (folder / "plan.json").write_text(json.dumps(plan))
+            offsets = {word.name: word.offset for word in REGISTERS if not word.writable}
+            (folder / "plan.json").write_text(json.dumps({"rounds": plan, "registers": offsets}))
             here = str(Path(__file__).parent)
             env = environment("bench", "axi_testbench")
             done = subprocess.run(
@@ -239,18 +241,24 @@ def differences(
     """Return what differs from the specification, a line each."""
     found = []
     total = np.zeros(2, dtype=np.int64)
+    done = 0
     for number, (item, result) in enumerate(zip(items, results, strict=False)):
         if "error" in result:
             return [*found, f"round {number}: {result['error']}"]
         if item.reset_after:
-            total[:] = 0
+            total[:] = done = 0
         for tile, (job, frame) in enumerate(zip(item.jobs, result["frames"], strict=True)):
             expected = reference_output(config, job)
             total += expected.violations_in, expected.violations_out
             if not np.array_equal(output_rows(config, job, frame), expected.rows):
                 found.append(f"round {number}, tile {tile}")
         for name, value in zip(("violations_in", "violations_out"), total, strict=True):
-            counted = result["counters"].get(name, value)
+            counted = result["registers"][name]
             if counted != value:
                 found.append(f"round {number}: {name} {counted}, not {value}")
+        done += len(item.jobs)
+        if result["registers"]["tiles_done"] != done:
+            found.append(f"round {number}: {result['registers']['tiles_done']} tiles done")
+        if result["registers"]["shape"] & 0xFFFF != config.rows | config.cols << 8:
+            found.append(f"round {number}: shape {result['registers']['shape']:#x}")
     return found

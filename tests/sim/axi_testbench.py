@@ -14,7 +14,13 @@ from pathlib import Path
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, SimTimeoutError, with_timeout
-from cocotbext.axi import AxiStreamBus, AxiStreamSink, AxiStreamSource
+from cocotbext.axi import (
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiStreamBus,
+    AxiStreamSink,
+    AxiStreamSource,
+)
 
 PERIOD_NS = 2
 SOURCES = ("param", "weight", "act")
@@ -68,7 +74,8 @@ async def every_accelerator(top):
     """Run the rounds of every accelerator, one after the other."""
     logging.disable(logging.INFO)
     log = []
-    for number, rounds in enumerate(json.loads(Path("plan.json").read_text())):
+    plan = json.loads(Path("plan.json").read_text())
+    for number, rounds in enumerate(plan["rounds"]):
         dut = getattr(top, f"axi_{number}")
         dut.aresetn.value = 0
         clock = Clock(dut.aclk, PERIOD_NS, unit="ns")
@@ -82,22 +89,24 @@ async def every_accelerator(top):
         sink = AxiStreamSink(
             AxiStreamBus.from_prefix(dut, "m_axis_out"), dut.aclk, dut.aresetn, False
         )
+        registers = AxiLiteMaster(
+            AxiLiteBus.from_prefix(dut, "s_axil"), dut.aclk, dut.aresetn, False
+        )
         await ClockCycles(dut.aclk, 3)
         await FallingEdge(dut.aclk)
         dut.aresetn.value = 1
         results = []
-        for plan in rounds:
+        for item in rounds:
             try:
-                frames = await run_round(dut, sources, sink, plan)
+                frames = await run_round(dut, sources, sink, item)
                 results.append({"frames": frames})
             except (SimTimeoutError, AssertionError) as error:
                 results.append({"error": f"{type(error).__name__}: {error}"})
                 break
-            counters = {}
-            for name in ("violations_in", "violations_out"):
-                if hasattr(dut, name):
-                    counters[name] = int(getattr(dut, name).value)
-            results[-1]["counters"] = counters
+            results[-1]["registers"] = {
+                name: await registers.read_dword(offset)
+                for name, offset in plan["registers"].items()
+            }
         log.append(results)
         clock.stop()
     Path("log.json").write_text(json.dumps(log))

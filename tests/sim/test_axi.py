@@ -50,11 +50,15 @@ def test_a_wrong_output_is_seen() -> None:
     item = Round(jobs=[job], before=[], reset_after=0, pause=0.0, seed=0)
     expected = reference_output(config, job)
     frame = bytearray(output_frame(config, job, expected.rows))
-    counters = {"violations_in": expected.violations_in, "violations_out": 0}
-    counters["violations_out"] = expected.violations_out
-    good = {"frames": [bytes(frame).hex()], "counters": counters}
+    registers = {
+        "violations_in": expected.violations_in,
+        "violations_out": expected.violations_out,
+        "tiles_done": 1,
+        "shape": 0x0202,
+    }
+    good = {"frames": [bytes(frame).hex()], "registers": registers}
     assert differences(config, [item], [good]) == []
-    assert differences(config, [item], [{**good, "counters": {**counters, "violations_in": -1}}])
+    assert differences(config, [item], [{**good, "registers": {**registers, "violations_in": -1}}])
     assert differences(config, [item], [{"error": "SimTimeoutError"}])
     frame[0] ^= 1
     assert differences(config, [item], [{**good, "frames": [bytes(frame).hex()]}])
