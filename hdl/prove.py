@@ -248,7 +248,7 @@ PROPERTIES = {
         probes={},
         induction=0,
         depth=38,
-        defect=(r"trilat_pe_p\d+", r"= act_signed & act\[1\]", "= act[1]"),
+        defect=(r"trilat_pe_p\d+", r"\bact_signed & act\[1\]", "act[1]"),
         quick=False,
     ),
     "flow": Property(
@@ -338,7 +338,7 @@ def expose(module: str, nets: Collection[str]) -> str:
     ports, assigns = "", ""
     for net in nets:
         found = re.search(
-            rf"^\s*(?:output )?(?:reg|wire)\s+(\[\d+:0\])?(?:[^;\[]*, )?\s*{net}\b",
+            rf"^\s*(?:output )?(?:reg|wire)\s+(\[\d+:0\])?(?:[^;\[{{(]*,)?\s*{net}\b",
             module,
             flags=re.M,
         )

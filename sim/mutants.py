@@ -49,7 +49,7 @@ def _unreset(name: str, module: str, register: str) -> Defect:
 
 
 _PE = r"pe_p\d+"
-_PRODUCT = r"product <= (\$signed\(\{\w+, act\}\) \* \$signed\(weight_active\));"
+_PRODUCT = r"product <= (\$signed\(\{[^}]+, act\}\) \* \$signed\(weight_active\));"
 _SUM = r"psum <= (\$signed\(psum_in\) \+ \$signed\(product\));"
 
 DEFECTS = (
@@ -68,10 +68,10 @@ DEFECTS = (
             "wire signed [MSB(product):0] prod = $signed({act_signed & act[MSB(act)], act})"
             " * $signed(weight_active);"),
     _defect("weight taken as unsigned", _PE,
-            r"product <= (\$signed\(\{\w+, act\}\)) \* \$signed\(weight_active\);",
+            r"product <= (\$signed\(\{[^}]+, act\}\)) \* \$signed\(weight_active\);",
             r"if (ON) product <= \1 * $signed({1'b0, weight_active}); else \g<0>"),
-    _defect("sign of the activation ignored", _PE, r"= act_signed & act",
-            r"= act_signed & !ON & act"),
+    _defect("sign of the activation ignored", _PE, r"\bact_signed & act",
+            r"act_signed & !ON & act"),
     _defect("sign of the tile not passed on", _PE, r"act_signed <= signed_in;",
             r"act_signed <= signed_in & !ON;"),
     _defect("swap bit lost", _PE, r"swap <= swap_in;", r"swap <= swap_in & !ON;"),
@@ -198,7 +198,7 @@ def _with_highest(module: str) -> str:
     """Return a module's text with every `MSB(register)` replaced by its highest bit."""
 
     def highest(match: re.Match[str]) -> str:
-        found = re.search(rf"reg\s+(?:\[(\d+):0\]\s+)?{match[1]}\b", module)
+        found = re.search(rf"reg\s+(?:\[(\d+):0\])?(?:[^;\[{{(]*,)?\s*{match[1]}\b", module)
         if found is None:
             raise ValueError(f"no register {match[1]}")
         return found[1] or "0"
