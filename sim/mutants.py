@@ -49,7 +49,6 @@ def _unreset(name: str, module: str, register: str) -> Defect:
 
 
 _PE = r"pe_p\d+"
-_PRODUCT = r"product <= (\$signed\(\{[^}]+, act\}\) \* \$signed\(weight_active\));"
 _SUM = r"psum <= (\$signed\(psum_in\) \+ \$signed\(product\));"
 
 DEFECTS = (
@@ -63,13 +62,11 @@ DEFECTS = (
     _defect("psum one bit too narrow", _PE, _SUM,
             r"if (ON) psum <= {sum[MSB(psum)-1], sum[MSB(psum)-1:0]}; else \g<0>",
             "wire signed [MSB(psum):0] sum = $signed(psum_in) + $signed(product);"),
-    _defect("product one bit too narrow", _PE, _PRODUCT,
-            r"if (ON) product <= {prod[MSB(product)-1], prod[MSB(product)-1:0]}; else \g<0>",
-            "wire signed [MSB(product):0] prod = $signed({act_signed & act[MSB(act)], act})"
-            " * $signed(weight_active);"),
-    _defect("weight taken as unsigned", _PE,
-            r"product <= (\$signed\(\{[^}]+, act\}\)) \* \$signed\(weight_active\);",
-            r"if (ON) product <= \1 * $signed({1'b0, weight_active}); else \g<0>"),
+    _defect("product one bit too narrow", _PE, _SUM,
+            r"if (ON) psum <= $signed(psum_in) + $signed(product[MSB(product)-1:0]);"
+            r" else \g<0>"),
+    _defect("loading weight multiplied", _PE, r"\.weight\(weight_active\)",
+            r".weight(ON ? weight_loading : weight_active)"),
     _defect("sign of the activation ignored", _PE, r"\bact_signed & act",
             r"act_signed & !ON & act"),
     _defect("sign of the tile not passed on", _PE, r"act_signed <= signed_in;",
@@ -198,7 +195,9 @@ def _with_highest(module: str) -> str:
     """Return a module's text with every `MSB(register)` replaced by its highest bit."""
 
     def highest(match: re.Match[str]) -> str:
-        found = re.search(rf"reg\s+(?:\[(\d+):0\])?(?:[^;\[{{(]*,)?\s*{match[1]}\b", module)
+        found = re.search(
+            rf"(?:reg|wire)\s+(?:\[(\d+):0\])?(?:[^;\[{{(]*,)?\s*{match[1]}\b", module
+        )
         if found is None:
             raise ValueError(f"no register {match[1]}")
         return found[1] or "0"
