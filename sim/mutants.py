@@ -274,8 +274,7 @@ def proven_equal(drawn: str, folder: Path) -> bool:
     ]
     try:
         yosys.run(script, folder, "equal")
-    except yosys.YosysError as error:
-        if "unproven" not in str(error):
-            raise
+    except yosys.YosysError:
+        # Cells stay unproven, or a constant register has no place in the comparison.
         return False
     return True
