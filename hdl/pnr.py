@@ -173,6 +173,7 @@ def route(
         raise InputError(f"the number of seeds must be 1 to 1000, not {seeds}")
     if not 1 <= target <= 2000:
         raise InputError(f"the target clock must be 1 to 2000 MHz, not {target:g}")
+    require_installed(router)
     texts = split_modules(verilog)
     texts = {name: texts[name] for name in sorted(below([top], instances(texts)))}
     script = _script(FAMILIES[family], router, top)
@@ -218,17 +219,20 @@ def router_of(family: str) -> Router:
     """Return how nextpnr is called.
 
     Raises:
-        InputError: there is none for this family, or it is not installed.
+        InputError: there is none for this family.
     """
     if family not in ROUTERS:
         raise InputError(
             f"no place and route for family {family!r} (nextpnr: {', '.join(ROUTERS)}; "
             "for Xilinx see --vivado)"
         )
-    router = ROUTERS[family]
+    return ROUTERS[family]
+
+
+def require_installed(router: Router) -> None:
+    """Raise InputError, saying how to install it, where a nextpnr is not installed."""
     if importlib.util.find_spec(_module(router)) is None:
         raise InputError(f"{router.package} is not installed: pip install 'trilat[pnr]'")
-    return router
 
 
 def _scope(router: Router, top: str, target: float) -> str:
