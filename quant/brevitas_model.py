@@ -197,6 +197,17 @@ def _powers(exponents: Any, like: Tensor) -> Tensor:
     return torch.exp2(torch.as_tensor(exponents, dtype=torch.float64)).to(like)
 
 
+class _ReLU6(nn.Module):
+    """Brevitas leaves out an `nn.ReLU6`: for a Hardtanh before a quantizer it trusts the latter."""
+
+    def __init__(self) -> None:  # Brevitas looks at its arguments
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x within 0..6."""
+        return F.relu6(x)
+
+
 def _activation(fmt: TensorFormat, activation: str) -> QuantNonLinearActLayer:
     # Brevitas takes a threshold, 2**(bits of the magnitude) scales.
     threshold = 2.0 ** (fmt.exponent + fmt.bits - int(fmt.signed))
@@ -205,7 +216,7 @@ def _activation(fmt: TensorFormat, activation: str) -> QuantNonLinearActLayer:
         return QuantIdentity(act_quant=_Signed, **settings)
     if activation == "relu6":
         return QuantNonLinearActLayer(
-            act_impl=nn.ReLU6,
+            act_impl=_ReLU6,
             passthrough_act=True,
             input_quant=None,
             act_quant=_Unsigned,

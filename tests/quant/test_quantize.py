@@ -147,6 +147,13 @@ def test_relu6_saturates_at_six() -> None:
         node = network.gemms()[0]
         assert node.hi * 2.0 ** formats.tensors["0"].exponent <= 6.0
         assert node.hi == min((1 << act_bits) - 1, 6.0 / 2.0 ** formats.tensors["0"].exponent)
+        # Brevitas as well, whose quantizer alone would go on to its own range.
+        images = torch.tensor([-1.0, 0.03, 1.0, 50.0]).reshape(1, 1, 2, 2)
+        outputs = dict(model.eval().outputs(images))
+        golden = engine.forward(network, engine.image_codes(network, images))
+        codes = outputs["0"] * 2.0 ** -formats.tensors["0"].exponent
+        assert torch.equal(codes, golden["0"].float())
+        assert golden["0"].max() == node.hi
 
 
 def test_exactness_bound_is_that_of_the_largest_codes() -> None:
