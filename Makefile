@@ -49,7 +49,7 @@ dse: $(VENV)/.ready
 	@exec $(BIN)/python -m dse.run $(flags)
 
 test: $(VENV)/.ready-dev
-	@exec $(BIN)/python -m pytest
+	@exec $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 nightly: $(VENV)/.ready-dev
 	@exec $(BIN)/python -m pytest -m nightly

@@ -90,12 +90,13 @@ def outcomes_figure(rows: Sequence[dict[str, Any]], key: str, title: str) -> Fig
 def exposure_figure(record: RunRecord) -> Figure:
     """Return P(SDC critical) of a single flip per reported point and class of site."""
     trials = {trial.number: trial for trial in record.trials}
-    labels = [trial.design.label() for trial in reversed(front(record))]
     series: dict[str, list[tuple[str, Any]]] = {}
     for point in record.points:
         if point.number in trials:
             for item in exposures(trials[point.number], point):
                 series.setdefault(item.site, []).append((trials[point.number].design.label(), item))
+    measured = {label for items in series.values() for label, _item in items}
+    labels = [label for t in reversed(front(record)) if (label := t.design.label()) in measured]
     data = []
     for i, (site, items) in enumerate(series.items()):
         rates = [100 * item.rate for _label, item in items]
