@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from dse.charts import SERIES, SKY, SYMBOLS, VERMILION, Figure
+from dse.charts import GREY, PROTECT_SYMBOLS, SERIES, SKY, SYMBOLS, VERMILION, Figure
 from dse.findings import exposures, front, outcome_shares
 from dse.records import RunRecord
 from dse.text import OUTCOMES, SITES, number, share
@@ -128,6 +128,69 @@ def exposure_figure(record: RunRecord) -> Figure:
         "xaxis": {"title": {"text": "P(SDC critical) of one flip (%)"}, "rangemode": "tozero"},
         "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": labels},
     }
+    return {"data": data, "layout": layout}
+
+
+def rate_figure(record: RunRecord) -> Figure:
+    """Return accuracy under faults against the fault rate, a line per network and protection.
+
+    Points that differ in their array alone have the same stored activations, so share a line.
+    """
+    trials = {trial.number: trial for trial in record.trials}
+    lines: dict[str, tuple[str, Sequence[dict[str, Any]]]] = {}
+    for point in record.points:
+        if point.rate_curve and point.number in trials:
+            design = trials[point.number].design
+            name = design.label().replace(f" {design.rows}x{design.cols}", "")
+            lines.setdefault(name, (design.protect, point.rate_curve))
+    data = []
+    for i, (name, (protect, curve)) in enumerate(sorted(lines.items())):
+        colour = SERIES[i % len(SERIES)]
+        means = [one["mean"] for one in curve]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": escape(name),
+                "x": [one["rate"] for one in curve],
+                "y": means,
+                "marker": {"color": colour, "symbol": PROTECT_SYMBOLS[protect], "size": 8},
+                "line": {"color": colour, "width": 1.5},
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [one["ci_high"] - m for one, m in zip(curve, means, strict=True)],
+                    "arrayminus": [m - one["ci_low"] for one, m in zip(curve, means, strict=True)],
+                    "color": colour,
+                    "thickness": 1.5,
+                    "width": 4,
+                },
+                "hovertemplate": f"{escape(name)}: %{{y:.1f}} % at %{{x:.2g}}<extra></extra>",
+            }
+        )
+    rate = record.rate.get("rate")
+    layout: dict[str, Any] = {
+        "height": 360,
+        "xaxis": {
+            "title": {"text": "Flips per stored bit"},
+            "type": "log",
+            "exponentformat": "power",
+        },
+        "yaxis": {"title": {"text": "Accuracy under faults (%)"}},
+    }
+    if isinstance(rate, int | float):
+        line = {"color": GREY, "width": 1, "dash": "dot"}
+        layout["shapes"] = [
+            {
+                "type": "line",
+                "yref": "paper",
+                "x0": rate,
+                "x1": rate,
+                "y0": 0,
+                "y1": 1,
+                "line": line,
+            }
+        ]
     return {"data": data, "layout": layout}
 
 

@@ -19,6 +19,7 @@ from dse.store import Result
 from faultinj.campaign import run_campaign
 from faultinj.lowering import lower
 from faultinj.protection import Protection, forward
+from faultinj.rate import MAX_RATE
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.tile import TileJob, param_words, reference_output, stream_beats
@@ -31,6 +32,8 @@ from trilat.files import replacing, write_json, write_text
 CAMPAIGNS = (("activations", 1), ("activations", 3), ("pe_activation", 1), ("pe_activation", 3))
 CAMPAIGN_FAULTS = 1000
 CAMPAIGN_IMAGES = 64  # of the test split
+# The search ranks designs at one fault rate; analysed points are measured at these times it, too.
+RATE_FACTORS = (0.3, 3.0)
 VERIFY_FAULTS = 64
 VERIFY_SECONDS = 90.0
 
@@ -51,7 +54,7 @@ def measure_point(
         trial: the point.
         rate: fault rate of the search.
         campaigns: whether to inject faults on the test split too: the search's rate, and campaigns
-            that sort single experiments into outcomes.
+            that sort single experiments into outcomes; and other rates on the validation split.
         simulate: whether to stream the network through the point's RTL.
         folder: of the artefacts, relative to `out`.
         out: run folder.
@@ -71,8 +74,13 @@ def measure_point(
     clean = accuracy(bench, loaded, design.protect, "test")[-1]
     results = [loaded.result, *profiled, clean]
     outcomes = []
-    faulty = None
+    faulty, curve = None, [trial.faulty]
     if campaigns:
+        for factor in RATE_FACTORS:
+            other = min(factor * rate, MAX_RATE)
+            result = accuracy_under_faults(bench, loaded, design.protect, other, "val")[-1]
+            results.append(result)
+            curve.append(result.value)
         faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "test")[-1]
         results.append(faulty)
         for site, multiplicity in CAMPAIGNS:
@@ -91,6 +99,7 @@ def measure_point(
         test_accuracy=clean.value["accuracy"],
         test_interval=tuple(clean.value["interval"]),
         test_faulty=faulty.value if faulty else None,
+        rate_curve=tuple(sorted(curve, key=lambda one: one["rate"])) if campaigns else (),
         campaigns=tuple(result.value for result in outcomes),
         verification=simulated.value if simulated else None,
         folder=str(folder),

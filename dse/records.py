@@ -115,6 +115,8 @@ class PointRecord:
         test_accuracy: percent, computed once.
         test_interval: Wilson 95 % interval, percent.
         test_faulty: `RateResult` as JSON on the test split, or None where not computed.
+        rate_curve: `RateResult`s as JSON on the validation split by rate, the search's among them;
+            empty where not computed.
         campaigns: `CampaignResult`s as JSON: single and multiple flips, stored activations and PE
             activation registers, each with outcomes, by layer and by bit.
         verification: `sim.verify.VerifyResult` as JSON, or None where not asked for.
@@ -126,6 +128,7 @@ class PointRecord:
     test_accuracy: float
     test_interval: tuple[float, float]
     test_faulty: dict[str, Any] | None
+    rate_curve: tuple[dict[str, Any], ...]
     campaigns: tuple[dict[str, Any], ...]
     verification: dict[str, Any] | None
     folder: str
@@ -184,6 +187,7 @@ class RunRecord:
                 **{
                     **p,
                     "test_interval": tuple(p["test_interval"]),
+                    "rate_curve": tuple(p.get("rate_curve", ())),
                     "campaigns": tuple(p["campaigns"]),
                     "rebuild": tuple(p["rebuild"]),
                 }

@@ -183,6 +183,7 @@ def _figures(record: RunRecord, choice: TrialRecord | None) -> dict[str, charts.
     optional = {
         "protection": knob_charts.protection_pairs(record),
         "trial-seconds": charts.trial_seconds(record),
+        "rates": fault_charts.rate_figure(record),
         "exposure": fault_charts.exposure_figure(record),
     }
     figures.update({name: figure for name, figure in optional.items() if figure["data"]})

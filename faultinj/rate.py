@@ -25,7 +25,7 @@ from trilat.progress import NoProgress, Progress
 # Cells per code in a fault map, whatever its width: designs of all widths share their maps.
 _LANES = 8
 _BATCH = 64
-_MAX_RATE = 0.5
+MAX_RATE = 0.5
 # Fault maps kept for the next design, and the expected flips up to which they are: 256 MiB.
 _KEPT_MAPS, _KEPT_FLIPS = 2048, 1 << 15
 # Calibration starts at 2**-7: networks tend to lose their first points between 1e-4 and 1e-1.
@@ -149,14 +149,14 @@ def calibrate_rate(
     exponent = _FIRST_EXPONENT
     best, best_drop = exponent, math.inf
     for _ in range(evaluations):
-        rate = min(2.0**exponent, _MAX_RATE)
+        rate = min(2.0**exponent, MAX_RATE)
         values = _accuracies(
             network, codes, truth, rate, UNPROTECTED, repetitions, seed, NoProgress()
         )
         drop = golden - float(np.mean(values))
         if abs(drop - target_drop) < abs(best_drop - target_drop):
             best, best_drop = exponent, drop
-        if abs(drop - target_drop) <= 1.5 or (rate == _MAX_RATE and drop < target_drop):
+        if abs(drop - target_drop) <= 1.5 or (rate == MAX_RATE and drop < target_drop):
             break
         if drop < target_drop:
             low = exponent
@@ -173,7 +173,7 @@ def calibrate_rate(
             f"no fault rate makes this network lose about {target_drop:g} points on these "
             f"{len(codes)} images (closest: {best_drop:.1f}, from {golden:.1f} %); give the rate"
         )
-    return min(2.0**best, _MAX_RATE)
+    return min(2.0**best, MAX_RATE)
 
 
 def fault_map(seed: int, repetition: int, image: int, cells: int, rate: float) -> np.ndarray:
@@ -214,8 +214,8 @@ _kept_map = functools.lru_cache(maxsize=_KEPT_MAPS)(_draw_map)
 
 
 def _check(codes: Tensor, rate: float, repetitions: int) -> None:
-    if not 0 <= rate <= _MAX_RATE:
-        raise InputError(f"the fault rate must be a probability in 0..{_MAX_RATE:g}, not {rate:g}")
+    if not 0 <= rate <= MAX_RATE:
+        raise InputError(f"the fault rate must be a probability in 0..{MAX_RATE:g}, not {rate:g}")
     if repetitions < 1:
         raise InputError(f"repetitions must be at least 1, not {repetitions}")
     if not len(codes):

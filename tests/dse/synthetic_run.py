@@ -179,6 +179,13 @@ def point(t: TrialRecord, rng: random.Random, *, verified: bool) -> PointRecord:
         test_accuracy=test,
         test_interval=percent_interval(test, TEST),
         test_faulty=rate_result(test, t.objectives["faulty_accuracy"] - 0.5, rng, TEST),
+        rate_curve=tuple(
+            {
+                **rate_result(test, t.objectives["faulty_accuracy"] - drop, rng, VALIDATION),
+                "rate": r,
+            }
+            for r, drop in ((3e-4, -4.0), (1e-3, 0.0), (3e-3, 30.0))
+        ),
         campaigns=tuple(campaign(site, k, t.design, rng) for site, k in sites),
         verification={
             "whole_image": False,

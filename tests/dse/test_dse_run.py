@@ -77,6 +77,7 @@ def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=No
             test_accuracy=result.value["accuracy"],
             test_interval=(95.0, 97.0),
             test_faulty=None,
+            rate_curve=(),
             campaigns=({"site": "activations", "n": 1},) if campaigns == "draw" else (),
             verification=dict(VERIFIED) if verify else None,
             folder=str(folder),

@@ -369,6 +369,23 @@ def test_dotted_line_joins_the_best_of_each_pair(values: list[tuple[float, ...]]
         assert charts.pair_front(trials, x, y) == sorted(best)
 
 
+def test_rate_figure_has_a_line_per_network_and_protection() -> None:
+    from dse.fault_charts import rate_figure
+
+    figure = rate_figure(RECORD)
+    designs = {t.number: t.design for t in RECORD.trials}
+    expected = {
+        f"W{d.weight_bits}A{d.act_bits} {d.protect}"
+        for d in (designs[p.number] for p in RECORD.points)
+    }
+    assert {trace["name"] for trace in figure["data"]} == expected
+    for trace in figure["data"]:
+        assert trace["x"] == sorted(trace["x"]) and len(trace["x"]) == 3
+    assert figure["layout"]["shapes"][0]["x0"] == RECORD.rate["rate"]
+    bare = replace(RECORD, points=tuple(replace(p, rate_curve=()) for p in RECORD.points))
+    assert rate_figure(bare)["data"] == []
+
+
 def test_exposure_multiplies_bits_by_probability() -> None:
     point = RECORD.points[0]
     t = RECORD.trials[point.number]
