@@ -169,12 +169,14 @@ def rate_figure(record: RunRecord) -> Figure:
             }
         )
     rate = record.rate.get("rate")
+    rates = sorted({one["rate"] for _protect, curve in lines.values() for one in curve})
     layout: dict[str, Any] = {
         "height": 360,
         "xaxis": {
             "title": {"text": "Flips per stored bit"},
             "type": "log",
-            "exponentformat": "power",
+            "tickvals": rates,
+            "ticktext": [f"{value:.2g}" for value in rates],
         },
         "yaxis": {"title": {"text": "Accuracy under faults (%)"}},
     }
