@@ -42,3 +42,20 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, what, network, tmp_path
     assert what in error
     assert error.count("\n") == 1
     assert not record.exists()
+
+
+def test_activity_is_counted_on_data(network, tmp_path, capsys):
+    record = tmp_path / "energy.json"
+    flags = ["--rows", "4", "--cols", "4", "--network", str(network), "--json", str(record)]
+    assert main([*flags, "--data", "digits"]) == 0
+    measured = json.loads(record.read_text())
+    assert main(flags) == 0
+    random = json.loads(record.read_text())
+    # Digits are mostly background, and a ReLU gives zeros.
+    assert 0.1 < measured["activity"] < 0.9
+    assert random["activity"] == 1
+    for part in ("mac", "register"):
+        assert measured[part] == pytest.approx(measured["activity"] * random[part])
+    assert measured["stream"] == random["stream"]
+    assert main([*flags, "--data", "digits"]) == 0
+    assert json.loads(record.read_text()) == measured
