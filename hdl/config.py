@@ -16,6 +16,8 @@ PROTECTIONS = ("none", "clip", "zero")
 PLACES = ("both", "input", "output")
 DATAFLOWS = ("ws", "os")
 MULTIPLIERS = ("auto", "dsp", "lut")
+ACT_SIGNS = ("runtime", "unsigned", "signed")
+BOUNDS = ("channel", "layer")
 Span = tuple[int, int]  # least and greatest value
 # Products of fewer bits than this are made in lookup tables by `auto`: such multipliers are small
 # (`python -m bench.hardware` prints arrays of either kind), and most tools leave them there anyway.
@@ -44,7 +46,7 @@ class AcceleratorConfig:
             ``os``, output-stationary (it holds sums, `rows` lie along M, K is time).
         rows: PEs along K (input channels x kernel), or along M (output pixels); 1..64.
         cols: PEs along N (output channels), 1..64.
-        act_bits: activation word, 2..8; unsigned or two's complement, chosen per output tile.
+        act_bits: activation word, 2..8; unsigned or two's complement, see `act_sign`.
         weight_bits: weight word, two's complement, 2..8.
         max_k: longest reduction (K of a GEMM) the accumulators must hold exactly.
         psum_depth: words of one of the two psum banks of a column: the largest M of a tile. An
@@ -57,6 +59,11 @@ class AcceleratorConfig:
         dsp_pack: neighbouring columns whose products one multiplier block makes at a time; they
             then run in step, and a flip in their common activation register meets all of them
             (weight-stationary arrays).
+        act_sign: sign convention of the activations: ``runtime``, chosen per output tile;
+            ``unsigned`` or ``signed`` alone saves the sign's way through the array and a bit of
+            the multipliers, and refuses all else.
+        bounds: limits at which outputs saturate, protection bounds among them: a pair per output
+            ``channel``, kept in its lane, or per ``layer``, one pair for all lanes of a tile.
     """
 
     dataflow: str = "ws"
@@ -70,6 +77,8 @@ class AcceleratorConfig:
     protect_place: str = "both"
     mult: str = "auto"
     dsp_pack: int = 1
+    act_sign: str = "runtime"
+    bounds: str = "channel"
 
     def __post_init__(self) -> None:
         """Raise InputError for the first field out of range."""
@@ -91,6 +100,8 @@ class AcceleratorConfig:
             ("protect", PROTECTIONS),
             ("protect_place", PLACES),
             ("mult", MULTIPLIERS),
+            ("act_sign", ACT_SIGNS),
+            ("bounds", BOUNDS),
         ):
             if getattr(self, name) not in accepted:
                 raise InputError(
@@ -161,9 +172,25 @@ class AcceleratorConfig:
         return self.mult == "dsp" or (self.mult == "auto" and self.product_bits >= DSP_PRODUCT_BITS)
 
     @property
+    def act_signs(self) -> tuple[bool, ...]:
+        """The sign conventions that a tile's activations may have; true: two's complement."""
+        return {"runtime": (False, True), "unsigned": (False,), "signed": (True,)}[self.act_sign]
+
+    @property
+    def signs_travel(self) -> bool:
+        """Whether the sign convention of a tile travels through the array with its codes."""
+        return len(self.act_signs) > 1
+
+    @property
+    def layer_bounds(self) -> bool:
+        """Whether all lanes saturate at the same limits."""
+        return self.bounds == "layer"
+
+    @property
     def act_span(self) -> Span:
-        """Least and greatest activation code, of either sign convention."""
-        return -(1 << (self.act_bits - 1)), (1 << self.act_bits) - 1
+        """Least and greatest activation code, of any sign convention that a tile may have."""
+        lo = -(1 << (self.act_bits - 1)) if True in self.act_signs else 0
+        return lo, (1 << (self.act_bits - (False not in self.act_signs))) - 1
 
     @property
     def weight_span(self) -> Span:

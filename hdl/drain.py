@@ -9,7 +9,8 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.lane import amount_bits
+from hdl.front import layer_limits
+from hdl.lane import amount_bits, limit_ports
 from hdl.module import Part, flags
 from hdl.os_array import row_bits
 from hdl.schedule import collector_levels
@@ -45,7 +46,8 @@ class Drain(Part):
     """Follow the beats through the array, and drain finished rows through the lanes.
 
     The lanes' parameters are taken in three groups as the tiles before leave their stages:
-    rows (how many, raw, signed; here), scale (bias, shift) and limits (lo, hi and flags).
+    rows (how many, raw, signed; here), scale (bias, shift) and limits (lo, hi and flags, here if
+    they are those of all lanes).
     Outputs are registers, except `take_scale` and `take_limits`: two levels of logic behind
     registers and `advance`.
 
@@ -57,12 +59,18 @@ class Drain(Part):
         params_complete, next_*: of the front; `params_taken` answers.
         advance: the requantizer's stages move.
         add_valid, add_first, row, write, slot: for the first column of an output-stationary array.
+        lo, hi, lo_is_bound, hi_is_bound: limits of the tile in stage 5, lo and hi in two's
+            complement (bounds per layer).
         (the others): see `hdl.lane.Lane`.
         code_valid, code_last: of stage 6.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        limits: dict[str, Any] = {"signed_5": Out(1)}
+        if config.layer_bounds:
+            limits = {f"next_{field.name}": In(field.bits) for field in layer_limits(config)}
+            limits |= {name: Out(shape) for name, shape in limit_ports(config).items()}
         super().__init__(
             "trilat_drain",
             {
@@ -76,14 +84,14 @@ class Drain(Part):
                 "next_raw": In(1),
                 "next_signed": In(1),
                 "take_scale": Out(1),
-                "take_limits": Out(1),
+                "take_limits": None if config.layer_bounds else Out(1),
                 "advance": In(1),
                 "ring_read": Out(range(2 * config.max_m)),
                 "raw_1": Out(1),
                 "amount_raw": Out(amount_bits(config)),
                 "raw_4": Out(1),
                 "raw_5": Out(1),
-                "signed_5": Out(1),
+                **limits,
                 "code_valid": Out(1),
                 "code_last": Out(1),
             },
@@ -204,10 +212,11 @@ class Drain(Part):
 
         # A group is taken when the one before has been released by the last beat of its tile.
         take_rows = Signal()
+        take_limits = Signal(name="take_limits") if config.layer_bounds else self.take_limits
         groups = {
             "rows": (have_rows, take_rows, tile_done),
             "scale": (Signal(name="have_scale"), self.take_scale, valid[1] & last[1]),
-            "limits": (Signal(name="have_limits"), self.take_limits, valid[5] & last[5]),
+            "limits": (Signal(name="have_limits"), take_limits, valid[5] & last[5]),
         }
         left = []
         for name, (have, take, release) in groups.items():
@@ -227,5 +236,11 @@ class Drain(Part):
         m.d.sync += self.params_taken.eq(waiting & ~remain)
         with m.If(take_rows):
             m.d.data += [rows_left.eq(self.next_m), is_raw.eq(self.next_raw)]
-        with m.If(self.take_limits):
-            m.d.data += self.signed_5.eq(self.next_signed)
+        with m.If(take_limits):
+            if not config.layer_bounds:
+                m.d.data += self.signed_5.eq(self.next_signed)
+            for name in limit_ports(config) if config.layer_bounds else ():
+                limit = getattr(self, f"next_{name}")
+                if name in ("lo", "hi"):
+                    limit = Cat(limit, self.next_signed & limit[-1])
+                m.d.data += getattr(self, name).eq(limit)

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, bits_of, flags
 from hdl.protection import extend
-from hdl.register_map import parameter_words
+from hdl.register_map import SCALE_FIELDS, parameter_words
 
 # Bits of the shift amount that the first of the two shifter stages leaves to the second.
 FINE_BITS = 3
@@ -21,6 +21,21 @@ FINE_BITS = 3
 def amount_bits(config: AcceleratorConfig) -> int:
     """Width of a shift amount: 0..31, or the lowest bit of any beat of a raw sum."""
     return max(5, ((config.raw_beats - 1) * config.act_bits).bit_length())
+
+
+def limit_ports(config: AcceleratorConfig) -> dict[str, int]:
+    """Return the widths of the limits that come from outside the lane (bounds per layer).
+
+    The codes have their sign above them.
+    """
+    if not config.layer_bounds:
+        return {}
+    bits = config.act_bits + 1
+    return {
+        "lo": bits,
+        "hi": bits,
+        **({"lo_is_bound": 1, "hi_is_bound": 1} if config.checks_output else {}),
+    }
 
 
 def _sum_ports(config: AcceleratorConfig) -> dict[str, Any]:
@@ -51,22 +66,25 @@ class Lane(Part):
     saturated.
 
     Parameters: a word of the parameter stream is written to the next bias or the next limits;
-    `take_scale` makes bias and shift the present ones, `take_limits` lo, hi and flags.
+    `take_scale` makes bias and shift the present ones, `take_limits` lo, hi and flags. With bounds
+    per layer lo, hi and flags are inputs, of the beat in stage 5.
 
     Members:
         psum: sum of the column, aligned with those of the others (ws).
         first: the beat in `psum` is one of the first K tile.
         read_row, write_row, write_psum, write_ring, ring_write: see above.
-        param_word, write_bias, write_limits, take_scale, take_limits: see above.
+        param_word, write_*, take_scale, take_limits: see above; a write for each word.
         advance, ring_read: see above.
         raw_1, amount_raw: of the beat in stage 1.
         raw_4, raw_5, signed_5: of the beats in stages 4 and 5.
+        lo, hi, lo_is_bound, hi_is_bound: see above.
         code: output code, or bits of a raw sum (stage 6).
         violated: `code` was beyond a protection bound (only with an output check).
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.words = parameter_words(config).column
         ring = range(2 * config.max_m)
         super().__init__(
             "trilat_lane",
@@ -75,17 +93,17 @@ class Lane(Part):
                 "write_ring": In(1),
                 "ring_write": In(ring),
                 "param_word": In(32),
-                "write_bias": In(1),
-                "write_limits": In(1),
+                **{f"write_{word.name}": In(1) for word in self.words},
                 "take_scale": In(1),
-                "take_limits": In(1),
+                "take_limits": None if config.layer_bounds else In(1),
                 "advance": In(1),
                 "ring_read": In(ring),
                 "raw_1": In(1),
                 "amount_raw": In(amount_bits(config)),
                 "raw_4": In(1),
                 "raw_5": In(1),
-                "signed_5": In(1),
+                "signed_5": None if config.layer_bounds else In(1),
+                **{name: In(bits) for name, bits in limit_ports(config).items()},
                 "code": Out(config.act_bits),
                 **({"violated": Out(1)} if config.checks_output else {}),
             },
@@ -135,19 +153,18 @@ class Lane(Part):
         ]
 
     def _parameters(self, m: Module) -> None:
-        config, word = self.config, self.param_word
-        bias, limits = parameter_words(config).column
-        names = ["shift", "lo", "hi"]
-        names += ["lo_is_bound", "hi_is_bound"] if config.checks_output else []
-        fields = {"bias": bits_of(word, bias.field("bias"), config.acc_bits)}
-        fields |= {name: bits_of(word, limits.field(name)) for name in names}
-        self._params = {}
-        for name, field in fields.items():
-            following = Signal(len(field), name=f"next_{name}")
-            present = Signal(len(field), name=name)
-            with m.If(self.write_bias if name == "bias" else self.write_limits):
-                m.d.data += following.eq(field)
-            with m.If(self.take_scale if name in ("bias", "shift") else self.take_limits):
+        config = self.config
+        self._params: dict[str, Signal] = {n: getattr(self, n) for n in limit_ports(config)}
+        for word, field in [(w, f) for w in self.words for f in w.fields]:
+            name = field.name
+            if name.endswith("_is_bound") and not config.checks_output:
+                continue
+            value = bits_of(self.param_word, field, config.acc_bits if name == "bias" else None)
+            following = Signal(len(value), name=f"next_{name}")
+            present = Signal(len(value), name=name)
+            with m.If(getattr(self, f"write_{word.name}")):
+                m.d.data += following.eq(value)
+            with m.If(self.take_scale if name in SCALE_FIELDS else self.take_limits):
                 m.d.data += present.eq(following)
             self._params[name] = present
 
@@ -203,8 +220,11 @@ class Lane(Part):
         fits = Signal()
         m.d.comb += fits.eq(high_part.all() | ~high_part.any())
         negative = rounded[-1]
-        lo = extend(m, params["lo"], self.signed_5, "lowest")
-        hi = extend(m, params["hi"], self.signed_5, "highest")
+        if config.layer_bounds:
+            lo, hi = self.lo.as_signed(), self.hi.as_signed()
+        else:
+            lo = extend(m, params["lo"], self.signed_5, "lowest")
+            hi = extend(m, params["hi"], self.signed_5, "highest")
         low, high, below, above = flags("low", "high", "below", "above")
         m.d.comb += [
             below.eq(low_part.as_signed() < lo),
@@ -212,7 +232,7 @@ class Lane(Part):
             low.eq(Mux(fits, below, negative)),
             high.eq(Mux(fits, above, ~negative)),
         ]
-        code: Value = Mux(high, params["hi"], Mux(low, params["lo"], rounded[:bits]))
+        code: Value = Mux(high, hi[:bits], Mux(low, lo[:bits], rounded[:bits]))
         if config.checks_output:
             violated = Signal(name="violation")
             m.d.comb += violated.eq((low & params["lo_is_bound"]) | (high & params["hi_is_bound"]))

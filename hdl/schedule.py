@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from hdl.config import AcceleratorConfig
+from hdl.register_map import parameter_words
 
 # Cycles from the read of a psum-buffer word to the next read that sees its new sum.
 PSUM_LATENCY = 3
@@ -202,7 +203,8 @@ def _issue_latency(config: AcceleratorConfig) -> int:
 
 
 def _param_words(config: AcceleratorConfig) -> int:
-    return 2 + 2 * config.cols
+    layout = parameter_words(config)
+    return len(layout.header) + config.cols * len(layout.column)
 
 
 def _start(config: AcceleratorConfig) -> _State:

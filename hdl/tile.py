@@ -7,12 +7,18 @@ path in `faultinj`, is compared with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.register_map import parameter_words
+from hdl.register_map import Word, parameter_words
+from trilat.errors import InputError
+
+# Of a job: the arrays that an accelerator with bounds per layer has only once for all columns.
+_LIMITS = ("lo", "hi", "lo_is_bound", "hi_is_bound")
+_SIGNS = {False: "unsigned", True: "signed"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,8 +126,34 @@ def finish(config: AcceleratorConfig, job: TileJob, acc: np.ndarray) -> tuple[np
     return out, int(violated.sum())
 
 
+def check_job(config: AcceleratorConfig, job: TileJob) -> None:
+    """Raise InputError where the accelerator has no parameters for what a job wants."""
+    if job.signed_in not in config.act_signs:
+        raise InputError(f"the tile has {_SIGNS[job.signed_in]} activations, the accelerator "
+                         f"act_sign {config.act_sign}")  # fmt: skip
+    if config.layer_bounds:
+        for name in _LIMITS:
+            if (getattr(job, name) != getattr(job, name)[0]).any():
+                raise InputError(f"the columns of the tile differ in {name}, the accelerator has "
+                                 "bounds layer")  # fmt: skip
+
+
+def with_common_limits(config: AcceleratorConfig, job: TileJob) -> TileJob:
+    """Return a job with column 0's limits in all columns, if the accelerator has bounds per layer;
+    otherwise the job itself.
+    """
+    if not config.layer_bounds:
+        return job
+    return replace(job, **{n: np.full_like(getattr(job, n), getattr(job, n)[0]) for n in _LIMITS})
+
+
 def reference_output(config: AcceleratorConfig, job: TileJob) -> TileOutput:
-    """Return what the accelerator must give for a job without faults."""
+    """Return what the accelerator must give for a job without faults.
+
+    Raises:
+        InputError: the accelerator cannot run the job, see `check_job`.
+    """
+    check_job(config, job)
     acts, violations_in = check_input(config, job)
     acc = acts.astype(np.int64) @ job.weights.astype(np.int64)
     rows, violations_out = finish(config, job, acc)
@@ -129,32 +161,34 @@ def reference_output(config: AcceleratorConfig, job: TileJob) -> TileOutput:
 
 
 def param_words(config: AcceleratorConfig, job: TileJob) -> list[int]:
-    """Return a job's 32-bit words of `s_axis_param`, laid out as `parameter_words` says."""
+    """Return a job's 32-bit words of `s_axis_param`, laid out as `parameter_words` says.
+
+    Raises:
+        InputError: the accelerator cannot run the job, see `check_job`.
+    """
+    check_job(config, job)
     layout = parameter_words(config)
-    size, form = layout.header
-    bias, limits = layout.column
-    words = [
-        size.encode(m=job.m, k_tiles=k_tiles(config, job)),
-        form.encode(
-            signed_in=job.signed_in,
-            raw=job.raw,
-            signed_out=job.signed_out,
-            input_lo=job.input_lo,
-            input_hi=job.input_hi,
-        ),
-    ]
+    column = {name: getattr(job, name) for name in ("bias", "shift", *_LIMITS)}
+    header = {
+        "m": job.m,
+        "k_tiles": k_tiles(config, job),
+        "signed_in": job.signed_in,
+        "raw": job.raw,
+        "signed_out": job.signed_out,
+        "input_lo": job.input_lo,
+        "input_hi": job.input_hi,
+        # Of the columns, where they have none of their own: the same in all.
+        **{name: int(column[name][0]) for name in _LIMITS},
+    }
+    words = [_encode(word, header) for word in layout.header]
     for c in range(config.cols):
-        words += [
-            bias.encode(bias=int(job.bias[c])),
-            limits.encode(
-                shift=int(job.shift[c]),
-                lo=int(job.lo[c]),
-                hi=int(job.hi[c]),
-                lo_is_bound=int(job.lo_is_bound[c]),
-                hi_is_bound=int(job.hi_is_bound[c]),
-            ),
-        ]
+        values = {name: int(array[c]) for name, array in column.items()}
+        words += [_encode(word, values) for word in layout.column]
     return words
+
+
+def _encode(word: Word, values: Mapping[str, int]) -> int:
+    return word.encode(**{field.name: values[field.name] for field in word.fields})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

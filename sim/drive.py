@@ -18,7 +18,7 @@ import numpy as np
 
 from hdl.config import AcceleratorConfig
 from hdl.registers import CORE
-from hdl.tile import TileJob, param_words, reference_output, stream_beats
+from hdl.tile import TileJob, param_words, reference_output, stream_beats, with_common_limits
 from sim.cycles import stream_cycles
 from sim.jobs import code_range, random_job
 from trilat import verilator
@@ -205,6 +205,7 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
         limits = np.sort(rng.integers(ends[0], ends[1] + 1, (2, config.cols)), axis=0)
         flags = rng.integers(0, 2, (2, config.cols)).astype(bool)
         job = replace(job, lo=limits[0], hi=limits[1], lo_is_bound=flags[0], hi_is_bound=flags[1])
+        job = with_common_limits(config, job)
     kind = rng.integers(3)
     limit = 1 << (config.acc_bits - 1)
     if kind == 0:

@@ -52,6 +52,7 @@ def config_for(network, protection, rows, cols, depth):
     return AcceleratorConfig(
         rows=rows, cols=cols, act_bits=network.act_bits, weight_bits=network.weight_bits,
         max_k=256, psum_depth=depth, protect=protection.kind, protect_place=protection.place,
+        bounds=protection.granularity,
     )  # fmt: skip
 
 
@@ -193,10 +194,25 @@ def test_what_does_not_fit_is_named():
         ({"act_bits": 4}, "the network has act_bits 8, the accelerator 4"),
         ({"max_k": 20}, "conv2 sums 54 products, the accelerator at most max_k = 20"),
         ({"protect": "clip"}, "does not run on an accelerator"),
+        (
+            {"act_sign": "unsigned"},
+            "^conv1 reads signed activations, the accelerator has act_sign unsigned$",
+        ),
+        (
+            {"act_sign": "signed"},
+            "^conv2 reads unsigned activations, the accelerator has act_sign signed$",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             list(lower(network, replace(good, **change), node, source, Protection()))
     assert isinstance(node, Gemm)
+    fine = Protection(
+        kind="clip", granularity="channel", bounds=tightened(network, codes_of(network, 1))
+    )
+    coarse = replace(config_for(network, fine, 4, 4, 16), bounds="layer")
+    message = "^bounds per channel do not run on an accelerator with bounds layer$"
+    with pytest.raises(InputError, match=message):
+        list(lower(network, coarse, node, source, fine))
     with pytest.raises(ValueError, match="do not cover every output once"):
         raise_output(network, good, node, [])
     with pytest.raises(InputError, match="these are no activation bounds"):

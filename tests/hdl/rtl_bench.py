@@ -21,7 +21,7 @@ from hdl.config import AcceleratorConfig
 from hdl.core import byte_padded
 from hdl.gen import generate
 from hdl.registers import register_slice
-from hdl.tile import TileJob, k_tiles, param_words
+from hdl.tile import TileJob, k_tiles, param_words, with_common_limits
 from trilat import verilator
 from trilat.files import content_hash
 
@@ -66,6 +66,30 @@ CONFIGS = {
     "os 18x1": AcceleratorConfig(
         dataflow="os", rows=18, cols=1, act_bits=3, weight_bits=5, max_k=40,
         protect="clip", protect_place="input",
+    ),
+    # Fixed signs, and bounds per layer.
+    "3x4 u": AcceleratorConfig(
+        rows=3, cols=4, act_bits=5, weight_bits=8, max_k=40, psum_depth=6, act_sign="unsigned",
+        protect="clip", bounds="layer", mult="lut",
+    ),
+    "4x2 s": AcceleratorConfig(
+        rows=4, cols=2, act_bits=6, weight_bits=4, max_k=40, psum_depth=5, act_sign="signed",
+        protect="zero", bounds="layer", mult="lut",
+    ),
+    "2x4 s": AcceleratorConfig(
+        rows=2, cols=4, max_k=40, psum_depth=5, act_sign="signed", mult="dsp", dsp_pack=2,
+        bounds="layer",
+    ),
+    "1x1 u": AcceleratorConfig(
+        rows=1, cols=1, act_bits=2, weight_bits=2, max_k=40, psum_depth=3, act_sign="unsigned",
+        protect="zero", protect_place="output", bounds="layer",
+    ),
+    "os 3x2 u": AcceleratorConfig(
+        dataflow="os", rows=3, cols=2, act_bits=4, weight_bits=6, max_k=40, act_sign="unsigned",
+        protect="zero", bounds="layer", mult="lut",
+    ),
+    "os 2x3 s": AcceleratorConfig(
+        dataflow="os", rows=2, cols=3, max_k=40, act_sign="signed", protect="clip", mult="dsp",
     ),
 }  # fmt: skip
 PROBED = (CONFIGS["3x5"], CONFIGS["4x6"], CONFIGS["os 5x3"])
@@ -396,6 +420,8 @@ def random_job(
     """Return a job; `extreme` makes all codes the ends of their ranges."""
     bits, cols, count = config.act_bits, config.cols, k_tiles * config.k_step
     signed_in = bool(rng.integers(2)) if signed_in is None else signed_in
+    if signed_in not in config.act_signs:
+        signed_in = not signed_in
     signed_out = bool(rng.integers(2)) if signed_out is None else signed_out
 
     def ends(signed: bool) -> tuple[int, int]:
@@ -427,7 +453,7 @@ def random_job(
     shift = np.where(
         rng.random(cols) < 0.2, rng.integers(0, 32, cols), rng.integers(0, fitting + 3, cols)
     ).clip(0, 31)
-    return TileJob(
+    job = TileJob(
         acts=acts,
         weights=weights,
         bias=bias,
@@ -442,3 +468,4 @@ def random_job(
         input_lo=int(bounds[0]),
         input_hi=int(bounds[1]),
     )
+    return with_common_limits(config, job)
