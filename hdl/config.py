@@ -18,12 +18,16 @@ DATAFLOWS = ("ws", "os")
 MULTIPLIERS = ("auto", "dsp", "lut")
 ACT_SIGNS = ("runtime", "unsigned", "signed")
 BOUNDS = ("channel", "layer")
+REQUANTS = ("shift", "mult")
 Span = tuple[int, int]  # least and greatest value
 # Products of fewer bits than this are made in lookup tables by `auto`: such multipliers are small
 # (`python -m bench.hardware` prints arrays of either kind), and most tools leave them there anyway.
 DSP_PRODUCT_BITS = 12
 # Width of the wider operand of a 7-series multiplier block, into which packed weights must fit.
 DSP_BITS = 25
+# Width of an output channel's multiplier (`requant` mult), without a sign. A scale rounded to so
+# many digits moves a code of 8 bits by less than 1/256.
+MULTIPLIER_BITS = 16
 
 
 def signed_width(lo: int, hi: int) -> int:
@@ -64,6 +68,8 @@ class AcceleratorConfig:
             the multipliers, and refuses all else.
         bounds: limits at which outputs saturate, protection bounds among them: a pair per output
             ``channel``, kept in its lane, or per ``layer``, one pair for all lanes of a tile.
+        requant: how a sum becomes a code: ``shift``, divided by a power of two, or ``mult``,
+            times an integer of 16 bits per output channel before that, for scales of any value.
     """
 
     dataflow: str = "ws"
@@ -79,6 +85,7 @@ class AcceleratorConfig:
     dsp_pack: int = 1
     act_sign: str = "runtime"
     bounds: str = "channel"
+    requant: str = "shift"
 
     def __post_init__(self) -> None:
         """Raise InputError for the first field out of range."""
@@ -102,6 +109,7 @@ class AcceleratorConfig:
             ("mult", MULTIPLIERS),
             ("act_sign", ACT_SIGNS),
             ("bounds", BOUNDS),
+            ("requant", REQUANTS),
         ):
             if getattr(self, name) not in accepted:
                 raise InputError(
@@ -228,6 +236,20 @@ class AcceleratorConfig:
     def sum_bits(self) -> int:
         """Width of accumulator plus bias, the requantizer's input and a raw logit."""
         return self.acc_bits + 1
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether sums are multiplied before they are shifted."""
+        return self.requant == "mult"
+
+    @property
+    def shift_bits(self) -> int:
+        """Width of a shift amount.
+
+        0..31 on its own; 0..63 behind a multiplier of 16 bits, which most often has a one at its
+        top: for the same ratios the shift is up to 16 more.
+        """
+        return 6 if self.multiplies else 5
 
     @property
     def raw_beats(self) -> int:

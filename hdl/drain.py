@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value
@@ -15,8 +16,10 @@ from hdl.module import Part, flags
 from hdl.os_array import row_bits
 from hdl.schedule import collector_levels
 
-# Stage of the requantizer in which a lane has its output code.
-CODE_STAGE = 6
+
+def _stages(config: AcceleratorConfig) -> list[str]:
+    """Return the stages of the lanes' requantizer behind stage 0, the last one with the code."""
+    return ["1", "2", *(["2a", "2b"] if config.multiplies else []), "3", "4", "5", "6"]
 
 
 def _array_ports(config: AcceleratorConfig) -> dict[str, Any]:
@@ -170,11 +173,11 @@ class Drain(Part):
 
     def _drain(self, m: Module, written: Value) -> None:
         config, advance = self.config, self.advance
-        stages = range(1, CODE_STAGE + 1)
-        valid = {s: Signal(name=f"valid_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_valid}
-        last = {s: Signal(name=f"last_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_last}
-        raw = {1: self.raw_1, 2: Signal(name="raw_2"), 3: Signal(name="raw_3")}
-        raw |= {4: self.raw_4, 5: self.raw_5}
+        *stages, code = _stages(config)
+        valid = {s: Signal(name=f"valid_{s}") for s in stages} | {code: self.code_valid}
+        last = {s: Signal(name=f"last_{s}") for s in stages} | {code: self.code_last}
+        ports = {s: getattr(self, f"raw_{s}") for s in ("1", "4", "5")}
+        raw = {s: ports[s] if s in ports else Signal(name=f"raw_{s}") for s in stages}
 
         # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
         available = Signal(range(2 * config.max_m + 1))
@@ -202,21 +205,21 @@ class Drain(Part):
         with m.If(drained):
             m.d.sync += amount.eq(0)
         with m.If(advance):
-            m.d.sync += valid[1].eq(issue)
-            m.d.data += [last[1].eq(tile_done), raw[1].eq(is_raw), self.amount_raw.eq(amount)]
-            for s in stages[1:]:
-                m.d.sync += valid[s].eq(valid[s - 1])
-                m.d.data += last[s].eq(last[s - 1])
+            m.d.sync += valid["1"].eq(issue)
+            m.d.data += [last["1"].eq(tile_done), raw["1"].eq(is_raw), self.amount_raw.eq(amount)]
+            for before, s in pairwise([*stages, code]):
+                m.d.sync += valid[s].eq(valid[before])
+                m.d.data += last[s].eq(last[before])
                 if s in raw:
-                    m.d.data += raw[s].eq(raw[s - 1])
+                    m.d.data += raw[s].eq(raw[before])
 
         # A group is taken when the one before has been released by the last beat of its tile.
         take_rows = Signal()
         take_limits = Signal(name="take_limits") if config.layer_bounds else self.take_limits
         groups = {
             "rows": (have_rows, take_rows, tile_done),
-            "scale": (Signal(name="have_scale"), self.take_scale, valid[1] & last[1]),
-            "limits": (Signal(name="have_limits"), take_limits, valid[5] & last[5]),
+            "scale": (Signal(name="have_scale"), self.take_scale, valid["1"] & last["1"]),
+            "limits": (Signal(name="have_limits"), take_limits, valid["5"] & last["5"]),
         }
         left = []
         for name, (have, take, release) in groups.items():

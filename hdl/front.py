@@ -108,12 +108,13 @@ class Front(Part):
         config, word = self.config, self.s_axis_param_tdata
         size, form, *_ = self.words.header
         ready = self.s_axis_param_tready
-        # One bit for each header word and each lane; a lane takes two words.
+        # One bit for each header word and each lane, which takes two words, or three.
         in_front = len(self.words.header)
         turn = Signal(in_front + config.cols, init=1)
         header_turn, lane_turn = turn[:in_front], turn[in_front:]
-        second_word = Signal()
         accept, complete, lanes_wait = flags("accept_word", "complete", "lanes_wait")
+        in_header = Signal()
+        word_turns, last_word = self._word_turns(m, accept, in_header)
         self._next_header = {
             "k_tiles": Signal(range(config.max_k_tiles + 1), name="next_k_tiles"),
         }
@@ -127,7 +128,7 @@ class Front(Part):
         header_waits_next, lanes_wait_next = flags("header_waits_next", "lanes_wait_next")
         m.d.comb += [
             accept.eq(self.s_axis_param_tvalid & ready),
-            complete.eq(accept & turn[-1] & second_word),
+            complete.eq(accept & turn[-1] & last_word),
             header_waits_next.eq(complete | (self._header_waits & ~self._take_header)),
             lanes_wait_next.eq(complete | (lanes_wait & ~self.params_taken)),
         ]
@@ -138,17 +139,12 @@ class Front(Part):
             self.params_complete.eq(complete),
             *(
                 getattr(self, f"write_{word.name}").eq(Mux(accept & its_turn, lane_turn, 0))
-                for word, its_turn in zip(
-                    self.words.column, (~second_word, second_word), strict=True
-                )
+                for word, its_turn in zip(self.words.column, word_turns, strict=True)
             ),
         ]
         m.d.data += self.param_word.eq(word)
-        in_header = Signal()
         m.d.comb += in_header.eq(header_turn.any())
-        with m.If(accept):
-            m.d.sync += second_word.eq(~in_header & ~second_word)
-        with m.If(accept & (in_header | second_word)):
+        with m.If(accept & (in_header | last_word)):
             m.d.sync += turn.eq(turn.rotate_left(1))
         with m.If(accept & turn[0]):
             m.d.data += [
@@ -173,6 +169,18 @@ class Front(Part):
                     getattr(self, f"next_{field.name}").eq(bits_of(word, field))
                     for field in layer_limits(config)
                 ]
+
+    def _word_turns(self, m: Module, accept: Value, in_header: Value) -> tuple[list[Value], Value]:
+        """Return which of a lane's words is the next one, and whether it is the last."""
+        if len(self.words.column) == 2:
+            second_word = Signal(name="second_word")
+            with m.If(accept):
+                m.d.sync += second_word.eq(~in_header & ~second_word)
+            return [~second_word, second_word], second_word
+        word_turn = Signal(len(self.words.column), init=1, name="word_turn")
+        with m.If(accept & ~in_header):
+            m.d.sync += word_turn.eq(word_turn.rotate_left(1))
+        return list(word_turn), word_turn[-1]
 
     def _weight_buffer(self, m: Module, move: Value) -> tuple[Value, Value]:
         """Hold up to two weight beats, so that a registered ready lets one move in every cycle.

@@ -20,6 +20,7 @@ from hdl.config import (
     MULTIPLIERS,
     PLACES,
     PROTECTIONS,
+    REQUANTS,
     AcceleratorConfig,
 )
 from hdl.verilog import tidy
@@ -162,6 +163,12 @@ def config_parser() -> argparse.ArgumentParser:
         metavar="|".join(ACT_SIGNS),
         default=defaults.act_sign,
         help="activations: either convention, chosen per tile at run time, or one alone",
+    )
+    parser.add_argument(
+        "--requant",
+        metavar="|".join(REQUANTS),
+        default=defaults.requant,
+        help="requantization: shift alone, or a multiplier per output channel and a shift",
     )
     parser.add_argument(
         "--bounds",

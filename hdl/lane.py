@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hdl.config import AcceleratorConfig
+from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
 from hdl.module import Part, bits_of, flags
 from hdl.protection import extend
 from hdl.register_map import SCALE_FIELDS, parameter_words
 
 # Bits of the shift amount that the first of the two shifter stages leaves to the second.
 FINE_BITS = 3
+# Bits of a sum that one multiplier block takes, which is 18 bits wide in most families.
+_LOW_BITS = 17
 
 
 def amount_bits(config: AcceleratorConfig) -> int:
-    """Width of a shift amount: 0..31, or the lowest bit of any beat of a raw sum."""
-    return max(5, ((config.raw_beats - 1) * config.act_bits).bit_length())
+    """Width of a shift amount: a parameter, or the lowest bit of any beat of a raw sum."""
+    return max(config.shift_bits, ((config.raw_beats - 1) * config.act_bits).bit_length())
 
 
 def limit_ports(config: AcceleratorConfig) -> dict[str, int]:
@@ -63,11 +66,12 @@ class Lane(Part):
     Requantization: a pipeline that moves while `advance` is high. In stage 0 `ring_read` is an
     address, in stage 1 the ring's word is there, 2 total, 3 and 4 shifted, 5 rounded, 6 code.
     Raw sums take the same way: `amount_raw` selects the bits, and they are neither rounded nor
-    saturated.
+    saturated. With `requant` mult the total is multiplied in two further stages between 2 and 3,
+    which are called 2a and 2b; raw sums by one.
 
     Parameters: a word of the parameter stream is written to the next bias or the next limits;
-    `take_scale` makes bias and shift the present ones, `take_limits` lo, hi and flags. With bounds
-    per layer lo, hi and flags are inputs, of the beat in stage 5.
+    `take_scale` makes bias, shift and multiplier the present ones, `take_limits` lo, hi and flags.
+    With bounds per layer lo, hi and flags are inputs, of the beat in stage 5.
 
     Members:
         psum: sum of the column, aligned with those of the others (ws).
@@ -180,8 +184,18 @@ class Lane(Part):
         A guard bit below the total holds the half, `sticky` whether anything follows it.
         """
         config = self.config
-        width = len(total) + 1
         amount = Signal(amount_bits(config))
+        taken = Mux(self.raw_1, self.amount_raw, self._params["shift"])
+        if config.multiplies:
+            steps = [
+                taken,
+                Signal.like(amount, name="amount_2"),
+                Signal.like(amount, name="amount_2a"),
+            ]
+            with m.If(self.advance):
+                m.d.data += [b.eq(a) for a, b in pairwise([*steps, amount])]
+            total = self._multiply(m, total)
+        width = len(total) + 1
         coarse, coarse_sticky = Signal(width, name="coarse"), Signal(name="coarse_sticky")
         fine_amount = Signal(FINE_BITS)
         fine, fine_sticky = Signal(width, name="fine"), Signal(name="fine_sticky")
@@ -193,7 +207,7 @@ class Lane(Part):
             value, lost = _shift_step(m, value, lost, amount[k], k)
         with m.If(self.advance):
             m.d.data += [
-                amount.eq(Mux(self.raw_1, self.amount_raw, self._params["shift"])),
+                *([] if config.multiplies else [amount.eq(taken)]),
                 coarse.eq(value),
                 coarse_sticky.eq(lost.any()),
                 fine_amount.eq(amount[:FINE_BITS]),
@@ -212,6 +226,34 @@ class Lane(Part):
                 rounded.eq(quotient + round_up),
             ]
         return rounded
+
+    def _multiply(self, m: Module, total: Value) -> Value:
+        """Return the total times its multiplier, or a raw one as it is, two stages later.
+
+        Two blocks side by side where the total is wider than one: their products have a register
+        each, their sum another.
+        """
+        split = min(len(total), _LOW_BITS)
+        factor = Signal(MULTIPLIER_BITS)
+        operand = Cat(factor, Const(0, 1)).as_signed()
+        partial = Signal(split + MULTIPLIER_BITS, name="low_product")
+        with m.If(self.advance):
+            m.d.data += factor.eq(Mux(self.raw_1, 1, self._params["multiplier"]))
+        if len(total) == split:
+            product = Signal(len(partial))
+            with m.If(self.advance):
+                m.d.data += [partial.eq(total.as_signed() * operand), product.eq(partial)]
+            return product
+        upper = Signal(len(total) - split + MULTIPLIER_BITS, name="high_product")
+        product_low, product_high = Signal(split), Signal.like(upper, name="product_high")
+        with m.If(self.advance):
+            m.d.data += [
+                partial.eq(Cat(total[:split], Const(0, 1)).as_signed() * operand),
+                upper.eq(total[split:].as_signed() * operand),
+                product_low.eq(partial[:split]),
+                product_high.eq(upper + partial[split:]),
+            ]
+        return Cat(product_low, product_high)
 
     def _saturate(self, m: Module, rounded: Value) -> None:
         config, params, bits = self.config, self._params, self.config.act_bits

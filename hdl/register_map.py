@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hdl.config import AcceleratorConfig
+from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
 
 # "TRIL" in ASCII.
 IDENTIFICATION = 0x5452494C
@@ -192,12 +192,17 @@ def parameter_words(config: AcceleratorConfig) -> ParameterWords:
             ("bias", 0, 32, f"two's complement; the low {config.acc_bits} bits are used"),
         ),
     ]
-    shift = ("shift", 0, 5, "right shift with round half to even")
+    scale = [("shift", 0, config.shift_bits, "right shift with round half to even")]
+    if config.multiplies:
+        scale.append(("multiplier", 16, MULTIPLIER_BITS, "of the sum, before the shift"))
     if config.layer_bounds:
         header.append(_word("limits", "saturation of the tile", 2, *limits))
-        column.append(_word("scale", "requantization of the column", 1, shift))
-    else:
-        column.append(_word("limits", "requantization of the column", 1, shift, *limits))
+    if config.multiplies or config.layer_bounds:
+        column.append(_word("scale", "requantization of the column", 1, *scale))
+    if not config.layer_bounds:
+        own = limits if config.multiplies else (*scale, *limits)
+        text = "saturation" if config.multiplies else "requantization"
+        column.append(_word("limits", f"{text} of the column", len(column), *own))
     return ParameterWords(header=tuple(header), column=tuple(column))
 
 

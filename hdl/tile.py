@@ -29,13 +29,15 @@ class TileJob:
         acts: int64 (M, k_tiles * k_step) activation codes, zero past K.
         weights: int64 (k_tiles * k_step, cols) weight codes, zero past K and N.
         bias: int64 (cols,).
-        shift: int64 (cols,), 0..31; unused where `raw`.
+        shift: int64 (cols,), 0..31, or 0..63 (`requant` mult); unused where `raw`.
         lo, hi: int64 (cols,) saturation codes.
         lo_is_bound, hi_is_bound: bool (cols,); the limit is a protection bound.
         signed_in: activation codes are two's complement.
         signed_out: output codes are two's complement.
         raw: no requantization; the output rows are the sums themselves.
         input_lo, input_hi: bounds of the input check (ignored without one).
+        multiplier: int64 (cols,), 0..65535, of the sums before the shift (`requant` mult); None
+            stands for ones.
     """
 
     acts: np.ndarray
@@ -51,6 +53,7 @@ class TileJob:
     raw: bool
     input_lo: int
     input_hi: int
+    multiplier: np.ndarray | None = None
 
     @property
     def m(self) -> int:
@@ -88,6 +91,14 @@ def round_half_even_shift(value: np.ndarray, shift: np.ndarray | int) -> np.ndar
     return floor + np.where(shift > 0, up, False)
 
 
+def requantize(
+    total: np.ndarray, multiplier: np.ndarray | None, shift: np.ndarray | int
+) -> np.ndarray:
+    """Return round_half_even(total * multiplier / 2**shift), exact for totals below 2**47."""
+    scaled = total if multiplier is None else total * multiplier
+    return round_half_even_shift(scaled, shift)
+
+
 def wrap(value: np.ndarray, bits: int) -> np.ndarray:
     """Return `value` as a two's complement register of `bits` bits holds it."""
     half = np.int64(1) << (bits - 1)
@@ -115,7 +126,7 @@ def finish(config: AcceleratorConfig, job: TileJob, acc: np.ndarray) -> tuple[np
     total = wrap(acc, config.acc_bits) + job.bias
     if job.raw:
         return total, 0
-    code = round_half_even_shift(total, job.shift)
+    code = requantize(total, job.multiplier, job.shift)
     low, high = code < job.lo, code > job.hi
     violated = (low & job.lo_is_bound) | (high & job.hi_is_bound)
     out = np.clip(code, job.lo, job.hi)
@@ -131,6 +142,8 @@ def check_job(config: AcceleratorConfig, job: TileJob) -> None:
     if job.signed_in not in config.act_signs:
         raise InputError(f"the tile has {_SIGNS[job.signed_in]} activations, the accelerator "
                          f"act_sign {config.act_sign}")  # fmt: skip
+    if job.multiplier is not None and not config.multiplies:
+        raise InputError("the tile has multipliers, the accelerator requant shift")
     if config.layer_bounds:
         for name in _LIMITS:
             if (getattr(job, name) != getattr(job, name)[0]).any():
@@ -169,6 +182,8 @@ def param_words(config: AcceleratorConfig, job: TileJob) -> list[int]:
     check_job(config, job)
     layout = parameter_words(config)
     column = {name: getattr(job, name) for name in ("bias", "shift", *_LIMITS)}
+    ones = np.ones(config.cols, dtype=np.int64)
+    column["multiplier"] = ones if job.multiplier is None else job.multiplier
     header = {
         "m": job.m,
         "k_tiles": k_tiles(config, job),

@@ -46,11 +46,15 @@ def random_job(
     tight = (rng.random((2, cols)) < 0.7) & (config.protect != "none")
     lo, hi = np.where(tight[0], bounds[0], lo_out), np.where(tight[1], bounds[1], hi_out)
     low, high = (int(v) for v in np.sort(rng.integers(lo_in, hi_in + 1, 2)))
+    multiplier = None
+    if config.multiplies:
+        multiplier = rng.integers(1 << 15, 1 << 16, cols)
+        shift = shift + 16
     job = TileJob(
         acts=rng.integers(lo_in, hi_in + 1, (m, rows)),
         weights=rng.integers(lo_w, hi_w + 1, (rows, cols)),
         bias=rng.integers(-reach, reach + 1, cols),
-        shift=np.clip(shift, 0, 31).astype(np.int64),
+        shift=np.clip(shift, 0, (1 << config.shift_bits) - 1).astype(np.int64),
         lo=lo,
         hi=hi,
         lo_is_bound=lo > lo_out,
@@ -60,5 +64,6 @@ def random_job(
         raw=raw,
         input_lo=min(low, 0),
         input_hi=max(high, 0),
+        multiplier=multiplier,
     )
     return with_common_limits(config, job)

@@ -91,6 +91,27 @@ CONFIGS = {
     "os 2x3 s": AcceleratorConfig(
         dataflow="os", rows=2, cols=3, max_k=40, act_sign="signed", protect="clip", mult="dsp",
     ),
+    # Sums that are multiplied: one block and two, at the border and far above it.
+    "4x3 m": AcceleratorConfig(
+        rows=4, cols=3, max_k=60, psum_depth=6, protect="clip", requant="mult"
+    ),
+    "2x3 m": AcceleratorConfig(
+        rows=2, cols=3, max_k=65536, psum_depth=5, protect="zero", requant="mult", bounds="layer"
+    ),
+    "1x1 m": AcceleratorConfig(
+        rows=1, cols=1, act_bits=2, weight_bits=2, max_k=2, psum_depth=3, requant="mult"
+    ),
+    "5x2 m": AcceleratorConfig(
+        rows=5, cols=2, act_bits=4, weight_bits=4, max_k=125, psum_depth=7, requant="mult",
+        protect="zero", protect_place="output",
+    ),
+    "os 3x4 m": AcceleratorConfig(
+        dataflow="os", rows=3, cols=4, act_bits=4, weight_bits=6, max_k=200, requant="mult",
+        protect="clip", act_sign="signed",
+    ),
+    "os 2x1 m": AcceleratorConfig(
+        dataflow="os", rows=2, cols=1, max_k=40, requant="mult", bounds="layer", protect="clip"
+    ),
 }  # fmt: skip
 PROBED = (CONFIGS["3x5"], CONFIGS["4x6"], CONFIGS["os 5x3"])
 
@@ -453,6 +474,13 @@ def random_job(
     shift = np.where(
         rng.random(cols) < 0.2, rng.integers(0, 32, cols), rng.integers(0, fitting + 3, cols)
     ).clip(0, 31)
+    multiplier = None
+    if config.multiplies:
+        multiplier = rng.choice(np.array([0, 1, 1 << 15, (1 << 16) - 1]), cols)
+        multiplier = np.where(
+            rng.random(cols) < 0.3, multiplier, rng.integers(1 << 15, 1 << 16, cols)
+        )
+        shift = (shift + np.where(multiplier < 2, 0, 16)).clip(0, 63)
     job = TileJob(
         acts=acts,
         weights=weights,
@@ -467,5 +495,6 @@ def random_job(
         raw=raw,
         input_lo=int(bounds[0]),
         input_hi=int(bounds[1]),
+        multiplier=multiplier,
     )
     return with_common_limits(config, job)

@@ -60,6 +60,7 @@ def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int, sign: 
         ("protect", "clamp", "protect must be one of none, clip, zero, not 'clamp'"),
         ("protect_place", "in", "protect_place must be one of both, input, output, not 'in'"),
         ("act_sign", True, "act_sign must be one of runtime, unsigned, signed, not True"),
+        ("requant", "float", "requant must be one of shift, mult, not 'float'"),
         ("bounds", "tile", "bounds must be one of channel, layer, not 'tile'"),
     ],
 )
