@@ -65,6 +65,8 @@ def check_fits(network: IntegerNetwork, config: AcceleratorConfig) -> None:
                 f"{node.name} reads {'signed' if signed else 'unsigned'} activations, the "
                 f"accelerator has act_sign {config.act_sign}"
             )
+    if network.multiplies and not config.multiplies:
+        raise InputError("the network's layers have multipliers, the accelerator requant shift")
     limit = 1 << (config.acc_bits - 1)
     for node in network.gemms():
         k = math.prod(node.weight.shape[1:])
@@ -133,9 +135,12 @@ def lower(
             return out
 
         bias = columns(node.bias)
+        multiplier = None if node.multiplier is None else columns(node.multiplier)
         limit: Callable[[np.ndarray], np.ndarray] = columns
         if config.layer_bounds:
             # Columns past N have the layer's limits too: what they give is within.
+            if multiplier is not None:
+                multiplier[count:] = 1
             limit = partial(np.resize, new_shape=config.cols)
             bias[count:] = np.clip(0, limits.lo[0], limits.hi[0])
 
@@ -145,6 +150,7 @@ def lower(
                 acts=acts[tile.m0 : tile.m1],
                 weights=weights[:, tile.n0 : tile.n0 + config.cols],
                 bias=bias,
+                multiplier=multiplier,
                 shift=columns(shift),
                 lo=limit(limits.lo),
                 hi=limit(limits.hi),
