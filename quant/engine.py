@@ -171,9 +171,9 @@ def unsaturated(network: IntegerNetwork, node: Gemm, codes: Tensor) -> Tensor:
     shift = network.shift(node)
     if node.multiplier is not None:
         # Exact: sums of up to 32 bits times 16 bits, in floats of 53.
-        factor = torch.from_numpy(node.multiplier * np.exp2(-shift.astype(np.float64)))
+        ratio = torch.from_numpy(node.multiplier * np.exp2(-shift.astype(np.float64)))
         acc = accumulate(node, codes).to(torch.float64)
-        return acc.mul_(factor.to(acc.device).view(1, -1, 1, 1)).round_()
+        return acc.mul_(ratio.to(acc.device).view(1, -1, 1, 1)).round_()
     prepared = _prepare(node, codes, shift)
     if len(prepared.parts) > 2 or (
         len(prepared.parts) == 2 and int(shift.max()) > _MAX_SHIFT_OF_TWO_PARTS
