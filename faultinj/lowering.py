@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,6 +58,15 @@ def check_fits(network: IntegerNetwork, config: AcceleratorConfig) -> None:
         mine, its = getattr(network, name), getattr(config, name)
         if mine != its:
             raise InputError(f"the network has {name} {mine}, the accelerator {its}")
+    for node in network.gemms():
+        signed = network.format_of(node.inputs[0]).signed
+        if signed not in config.act_signs:
+            raise InputError(
+                f"{node.name} reads {'signed' if signed else 'unsigned'} activations, the "
+                f"accelerator has act_sign {config.act_sign}"
+            )
+    if network.multiplies and not config.multiplies:
+        raise InputError("the network's layers have multipliers, the accelerator requant shift")
     limit = 1 << (config.acc_bits - 1)
     for node in network.gemms():
         k = math.prod(node.weight.shape[1:])
@@ -65,6 +75,20 @@ def check_fits(network: IntegerNetwork, config: AcceleratorConfig) -> None:
                              f"{config.max_k}")  # fmt: skip
         if node.bias.min() < -limit or node.bias.max() >= limit:
             raise InputError(f"{node.name}: a bias needs more than {config.acc_bits} bits")
+
+
+def check_protection(protection: Protection, config: AcceleratorConfig) -> None:
+    """Raise InputError where the accelerator's protection unit is another one."""
+    if (protection.kind, protection.kind == "none" or protection.place) != (
+        config.protect,
+        config.protect == "none" or config.protect_place,
+    ):
+        raise InputError(
+            f"protection {protection.kind} ({protection.place}) does not run on an accelerator "
+            f"with {config.protect} ({config.protect_place})"
+        )
+    if protection.checks_output and protection.granularity == "channel" and config.layer_bounds:
+        raise InputError("bounds per channel do not run on an accelerator with bounds layer")
 
 
 def lower(
@@ -85,14 +109,7 @@ def lower(
     """
     if len(codes) != 1:
         raise ValueError(f"one image at a time, not {len(codes)}")
-    if (protection.kind, protection.kind == "none" or protection.place) != (
-        config.protect,
-        config.protect == "none" or config.protect_place,
-    ):
-        raise InputError(
-            f"protection {protection.kind} ({protection.place}) does not run on an accelerator "
-            f"with {config.protect} ({config.protect_place})"
-        )
+    check_protection(protection, config)
     check_fits(network, config)
     shape = gemm_shape(network, node)
     fmt_in = network.format_of(node.inputs[0])
@@ -117,17 +134,28 @@ def lower(
             out[:count] = values[first : first + count]
             return out
 
+        bias = columns(node.bias)
+        multiplier = None if node.multiplier is None else columns(node.multiplier)
+        limit: Callable[[np.ndarray], np.ndarray] = columns
+        if config.layer_bounds:
+            # Columns past N have the layer's limits too: what they give is within.
+            if multiplier is not None:
+                multiplier[count:] = 1
+            limit = partial(np.resize, new_shape=config.cols)
+            bias[count:] = np.clip(0, limits.lo[0], limits.hi[0])
+
         yield (
             tile,
             TileJob(
                 acts=acts[tile.m0 : tile.m1],
                 weights=weights[:, tile.n0 : tile.n0 + config.cols],
-                bias=columns(node.bias),
+                bias=bias,
+                multiplier=multiplier,
                 shift=columns(shift),
-                lo=columns(limits.lo),
-                hi=columns(limits.hi),
-                lo_is_bound=columns(limits.lo_is_bound),
-                hi_is_bound=columns(limits.hi_is_bound),
+                lo=limit(limits.lo),
+                hi=limit(limits.hi),
+                lo_is_bound=limit(limits.lo_is_bound),
+                hi_is_bound=limit(limits.hi_is_bound),
                 signed_in=fmt_in.signed,
                 signed_out=fmt_out is None or fmt_out.signed,
                 raw=fmt_out is None,

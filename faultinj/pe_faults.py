@@ -19,7 +19,7 @@ from faultinj.protection import Protection, checked_input, output_limits
 from faultinj.tile_faults import first_cycle
 from hdl.config import AcceleratorConfig
 from hdl.schedule import OutputTile, k_tile_period, output_tiles
-from hdl.tile import round_half_even_shift
+from hdl.tile import requantize
 from quant import engine
 from quant.network import Gemm, IntegerNetwork
 from trilat.errors import InputError
@@ -160,11 +160,12 @@ class PeFaults:
             return channels, faulty[changed], 0
         limits = output_limits(node, self.protection)
         shift = self.network.shift(node)[channels]
+        multiplier = None if node.multiplier is None else node.multiplier[channels]
         lo, hi = limits.lo[channels], limits.hi[channels]
         lo_is_bound, hi_is_bound = limits.lo_is_bound[channels], limits.hi_is_bound[channels]
 
         def finished(total: np.ndarray) -> tuple[np.ndarray, int]:
-            code = round_half_even_shift(total, shift)
+            code = requantize(total, multiplier, shift)
             violated = ((code < lo) & lo_is_bound) | ((code > hi) & hi_is_bound)
             out = np.clip(code, lo, hi)
             if self.protection.kind == "zero":

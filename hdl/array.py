@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
@@ -38,12 +38,12 @@ class Column(Part):
             {
                 "act_in": In(config.rows * config.act_bits),
                 "load_in": In(config.rows),
-                "signed_in": In(1),
+                "signed_in": In(1) if config.signs_travel else None,
                 "swap_in": In(1),
                 "weight_in": In(config.dsp_pack * config.weight_bits),
                 "act": Out(config.rows * config.act_bits),
                 "load": Out(config.rows),
-                "act_signed": Out(1),
+                "act_signed": Out(1) if config.signs_travel else None,
                 "swap": Out(1),
                 "psum": Out(config.dsp_pack * config.psum_bits(config.rows - 1)),
             },
@@ -54,8 +54,9 @@ class Column(Part):
     def elaborate(self, platform: object) -> Module:
         """Chain the PEs."""
         m = self.new_module()
+        signs = {"act_signed": self.signed_in} if self.config.signs_travel else {}
         above: dict[str, Value] = {
-            "act_signed": self.signed_in,
+            **signs,
             "swap": self.swap_in,
         }
         names = {
@@ -84,12 +85,12 @@ class Column(Part):
                 pe,
                 act_in=self.act_in[row * bits : (row + 1) * bits],
                 load_in=self.load_in[row],
-                signed_in=above["act_signed"],
+                signed_in=above.get("act_signed"),
                 swap_in=above["swap"],
                 **taken,
             )
             if row == 0:
-                m.d.comb += [self.act_signed.eq(out["act_signed"]), self.swap.eq(out["swap"])]
+                m.d.comb += [getattr(self, name).eq(out[name]) for name in (*signs, "swap")]
             acts.append(out["act"])
             loads.append(out["load"])
             above = dict(out)
@@ -119,7 +120,8 @@ class ActivationSkew(Part):
     Members:
         acts: an activation beat as it is on the stream.
         act: delayed codes; all of them registers.
-        signed_in, bound_lo, bound_hi: of the tile (only with an input check).
+        signed_in, bound_lo, bound_hi: of the tile (only with an input check; `signed_in` where not
+            fixed).
         violated: which codes of stage 0 were replaced (only with an input check).
     """
 
@@ -127,7 +129,7 @@ class ActivationSkew(Part):
         self.config = config
         bits = config.act_bits
         check = {
-            "signed_in": In(1),
+            "signed_in": In(1) if config.signs_travel else None,
             "bound_lo": In(bits),
             "bound_hi": In(bits),
             "violated": Out(config.rows),
@@ -148,14 +150,16 @@ class ActivationSkew(Part):
         bits = self.config.act_bits
         rows, violations = [], []
         if self.config.checks_input:
-            lo = extend(m, self.bound_lo, self.signed_in, "lowest")
-            hi = extend(m, self.bound_hi, self.signed_in, "highest")
+            fixed = Const(self.config.act_sign == "signed", 1)
+            signed = self.signed_in if self.config.signs_travel else fixed
+            lo = extend(m, self.bound_lo, signed, "lowest")
+            hi = extend(m, self.bound_hi, signed, "highest")
         for row in range(self.config.rows):
             code: Value = self.acts[row * bits : (row + 1) * bits]
             if self.config.checks_input:
                 code, violated = check_code(
                     m,
-                    extend(m, code, self.signed_in, f"code_{row}"),
+                    extend(m, code, signed, f"code_{row}"),
                     lo,
                     hi,
                     squash=self.config.protect == "zero",

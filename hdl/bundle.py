@@ -16,7 +16,14 @@ from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.register_files import as_json, c_header, markdown
 from hdl.registers import CORE
-from hdl.schedule import collector_levels, k_tile_period, output_latency, tile_cycles
+from hdl.schedule import (
+    collector_levels,
+    k_tile_period,
+    multiply_stages,
+    output_latency,
+    requantize_latency,
+    tile_cycles,
+)
 from hdl.vectors import bench_jobs, bench_vectors
 from trilat.errors import InputError
 from trilat.files import content_hash
@@ -171,12 +178,12 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
     }
     if config.is_os:
         constants["L"] = collector_levels(config)
-        period, latency = "1", "C + L + 11"
+        period, latency = "1", f"C + L + {4 + requantize_latency(config)}"
         registers |= {"accumulator of PE(r, c)": "t + r + c + 4"}
         start = "max(a(n-1) + K(n-1), p(n) + 2, e(n-1) + M(n-1) - K(n) + 1)"
         last_row, first_start = "max(e(n) + C + L + 4, d(n-1) + 1)", "W + 1"
     else:
-        period, latency = "max(M, R, 3)", f"R + C{step} + 11"
+        period, latency = "max(M, R, 3)", f"R + C{step} + {4 + requantize_latency(config)}"
         registers |= {
             "psum of PE(r, c)": f"t + r + c{step} + 4",
             "all columns aligned": f"t + R + C{step} + 2",
@@ -206,10 +213,11 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
         "sequence": {
             "meaning": "tiles one behind the other, streams never starved; of tile n: a first "
             "activation beat, e first beat of the last K tile, p last parameter word, d last row "
-            "to the requantizer, d + 7 last output beat; cycle 0 behind reset takes the first word",
+            f"to the requantizer, d + {requantize_latency(config)} last output beat; cycle 0 "
+            "behind reset takes the first word",
             "a(n)": start,
             "e(n)": "a(n) + (K(n) - 1) * P(n)",
-            "p(n)": "max(p(n-1) + 2, d(n-2) + 5) + W + 1",
+            "p(n)": f"max(p(n-1) + 2, d(n-2) + {5 + multiply_stages(config)}) + W + 1",
             "d(n)": f"{last_row} + M(n) * B(n) - 1",
             "p(0)": "W - 1",
             "a(0)": first_start,

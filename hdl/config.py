@@ -16,12 +16,18 @@ PROTECTIONS = ("none", "clip", "zero")
 PLACES = ("both", "input", "output")
 DATAFLOWS = ("ws", "os")
 MULTIPLIERS = ("auto", "dsp", "lut")
+ACT_SIGNS = ("runtime", "unsigned", "signed")
+BOUNDS = ("channel", "layer")
+REQUANTS = ("shift", "mult")
 Span = tuple[int, int]  # least and greatest value
 # Products of fewer bits than this are made in lookup tables by `auto`: such multipliers are small
 # (`python -m bench.hardware` prints arrays of either kind), and most tools leave them there anyway.
 DSP_PRODUCT_BITS = 12
 # Width of the wider operand of a 7-series multiplier block, into which packed weights must fit.
 DSP_BITS = 25
+# Width of an output channel's multiplier (`requant` mult), without a sign. A scale rounded to so
+# many digits moves a code of 8 bits by less than 1/256.
+MULTIPLIER_BITS = 16
 
 
 def signed_width(lo: int, hi: int) -> int:
@@ -44,7 +50,7 @@ class AcceleratorConfig:
             ``os``, output-stationary (it holds sums, `rows` lie along M, K is time).
         rows: PEs along K (input channels x kernel), or along M (output pixels); 1..64.
         cols: PEs along N (output channels), 1..64.
-        act_bits: activation word, 2..8; unsigned or two's complement, chosen per output tile.
+        act_bits: activation word, 2..8; unsigned or two's complement, see `act_sign`.
         weight_bits: weight word, two's complement, 2..8.
         max_k: longest reduction (K of a GEMM) the accumulators must hold exactly.
         psum_depth: words of one of the two psum banks of a column: the largest M of a tile. An
@@ -57,6 +63,13 @@ class AcceleratorConfig:
         dsp_pack: neighbouring columns whose products one multiplier block makes at a time; they
             then run in step, and a flip in their common activation register meets all of them
             (weight-stationary arrays).
+        act_sign: sign convention of the activations: ``runtime``, chosen per output tile;
+            ``unsigned`` or ``signed`` alone saves the sign's way through the array and a bit of
+            the multipliers, and refuses all else.
+        bounds: limits at which outputs saturate, protection bounds among them: a pair per output
+            ``channel``, kept in its lane, or per ``layer``, one pair for all lanes of a tile.
+        requant: how a sum becomes a code: ``shift``, divided by a power of two, or ``mult``,
+            times an integer of 16 bits per output channel before that, for scales of any value.
     """
 
     dataflow: str = "ws"
@@ -70,6 +83,9 @@ class AcceleratorConfig:
     protect_place: str = "both"
     mult: str = "auto"
     dsp_pack: int = 1
+    act_sign: str = "runtime"
+    bounds: str = "channel"
+    requant: str = "shift"
 
     def __post_init__(self) -> None:
         """Raise InputError for the first field out of range."""
@@ -91,6 +107,9 @@ class AcceleratorConfig:
             ("protect", PROTECTIONS),
             ("protect_place", PLACES),
             ("mult", MULTIPLIERS),
+            ("act_sign", ACT_SIGNS),
+            ("bounds", BOUNDS),
+            ("requant", REQUANTS),
         ):
             if getattr(self, name) not in accepted:
                 raise InputError(
@@ -161,9 +180,25 @@ class AcceleratorConfig:
         return self.mult == "dsp" or (self.mult == "auto" and self.product_bits >= DSP_PRODUCT_BITS)
 
     @property
+    def act_signs(self) -> tuple[bool, ...]:
+        """The sign conventions that a tile's activations may have; true: two's complement."""
+        return {"runtime": (False, True), "unsigned": (False,), "signed": (True,)}[self.act_sign]
+
+    @property
+    def signs_travel(self) -> bool:
+        """Whether the sign convention of a tile travels through the array with its codes."""
+        return len(self.act_signs) > 1
+
+    @property
+    def layer_bounds(self) -> bool:
+        """Whether all lanes saturate at the same limits."""
+        return self.bounds == "layer"
+
+    @property
     def act_span(self) -> Span:
-        """Least and greatest activation code, of either sign convention."""
-        return -(1 << (self.act_bits - 1)), (1 << self.act_bits) - 1
+        """Least and greatest activation code, of any sign convention that a tile may have."""
+        lo = -(1 << (self.act_bits - 1)) if True in self.act_signs else 0
+        return lo, (1 << (self.act_bits - (False not in self.act_signs))) - 1
 
     @property
     def weight_span(self) -> Span:
@@ -201,6 +236,20 @@ class AcceleratorConfig:
     def sum_bits(self) -> int:
         """Width of accumulator plus bias, the requantizer's input and a raw logit."""
         return self.acc_bits + 1
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether sums are multiplied before they are shifted."""
+        return self.requant == "mult"
+
+    @property
+    def shift_bits(self) -> int:
+        """Width of a shift amount.
+
+        0..31 on its own; 0..63 behind a multiplier of 16 bits, which most often has a one at its
+        top: for the same ratios the shift is up to 16 more.
+        """
+        return 6 if self.multiplies else 5
 
     @property
     def raw_beats(self) -> int:

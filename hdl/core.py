@@ -156,7 +156,7 @@ class Core(Part):
         check = {}
         if config.checks_input:
             check = {
-                "signed_in": front["tile_signed"],
+                "signed_in": front.get("tile_signed"),
                 "bound_lo": front["bound_lo"],
                 "bound_hi": front["bound_hi"],
             }
@@ -185,7 +185,9 @@ class Core(Part):
             waves |= {name: drain[f"add_{name}"] for name in ("valid", "first")}
         else:
             waves = {"load": front["load"], "swap": front["beat_swap"]}
-        left = {"act": skew["act"], "act_signed": front["beat_signed"], **waves}
+        left = {"act": skew["act"], **waves}
+        if config.signs_travel:
+            left["act_signed"] = front["beat_signed"]
         columns = []
         for group in range(config.col_groups):
             left = place(
@@ -194,7 +196,7 @@ class Core(Part):
                 f"col_{group}",
                 self.column,
                 act_in=left["act"],
-                signed_in=left["act_signed"],
+                signed_in=left.get("act_signed"),
                 weight_in=weights["weight"].word_select(
                     group, config.dsp_pack * config.weight_bits
                 ),
@@ -231,8 +233,7 @@ class Core(Part):
                 f"lane_{col}",
                 self.lane,
                 param_word=front["param_word"],
-                write_bias=front["write_bias"][col],
-                write_limits=front["write_limits"][col],
+                **{f"write_{w.name}": front[f"write_{w.name}"][col] for w in self.lane.words},
                 advance=advance,
                 **sums[col],
                 **common,

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
-from hdl.lane import amount_bits
+from hdl.front import layer_limits
+from hdl.lane import amount_bits, limit_ports
 from hdl.module import Part, flags
 from hdl.os_array import row_bits
 from hdl.schedule import collector_levels
 
-# Stage of the requantizer in which a lane has its output code.
-CODE_STAGE = 6
+
+def _stages(config: AcceleratorConfig) -> list[str]:
+    """Return the stages of the lanes' requantizer behind stage 0, the last one with the code."""
+    return ["1", "2", *(["2a", "2b"] if config.multiplies else []), "3", "4", "5", "6"]
 
 
 def _array_ports(config: AcceleratorConfig) -> dict[str, Any]:
@@ -45,7 +49,8 @@ class Drain(Part):
     """Follow the beats through the array, and drain finished rows through the lanes.
 
     The lanes' parameters are taken in three groups as the tiles before leave their stages:
-    rows (how many, raw, signed; here), scale (bias, shift) and limits (lo, hi and flags).
+    rows (how many, raw, signed; here), scale (bias, shift) and limits (lo, hi and flags, here if
+    they are those of all lanes).
     Outputs are registers, except `take_scale` and `take_limits`: two levels of logic behind
     registers and `advance`.
 
@@ -57,12 +62,18 @@ class Drain(Part):
         params_complete, next_*: of the front; `params_taken` answers.
         advance: the requantizer's stages move.
         add_valid, add_first, row, write, slot: for the first column of an output-stationary array.
+        lo, hi, lo_is_bound, hi_is_bound: limits of the tile in stage 5, lo and hi in two's
+            complement (bounds per layer).
         (the others): see `hdl.lane.Lane`.
         code_valid, code_last: of stage 6.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        limits: dict[str, Any] = {"signed_5": Out(1)}
+        if config.layer_bounds:
+            limits = {f"next_{field.name}": In(field.bits) for field in layer_limits(config)}
+            limits |= {name: Out(shape) for name, shape in limit_ports(config).items()}
         super().__init__(
             "trilat_drain",
             {
@@ -76,14 +87,14 @@ class Drain(Part):
                 "next_raw": In(1),
                 "next_signed": In(1),
                 "take_scale": Out(1),
-                "take_limits": Out(1),
+                "take_limits": None if config.layer_bounds else Out(1),
                 "advance": In(1),
                 "ring_read": Out(range(2 * config.max_m)),
                 "raw_1": Out(1),
                 "amount_raw": Out(amount_bits(config)),
                 "raw_4": Out(1),
                 "raw_5": Out(1),
-                "signed_5": Out(1),
+                **limits,
                 "code_valid": Out(1),
                 "code_last": Out(1),
             },
@@ -162,11 +173,11 @@ class Drain(Part):
 
     def _drain(self, m: Module, written: Value) -> None:
         config, advance = self.config, self.advance
-        stages = range(1, CODE_STAGE + 1)
-        valid = {s: Signal(name=f"valid_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_valid}
-        last = {s: Signal(name=f"last_{s}") for s in stages[:-1]} | {CODE_STAGE: self.code_last}
-        raw = {1: self.raw_1, 2: Signal(name="raw_2"), 3: Signal(name="raw_3")}
-        raw |= {4: self.raw_4, 5: self.raw_5}
+        *stages, code = _stages(config)
+        valid = {s: Signal(name=f"valid_{s}") for s in stages} | {code: self.code_valid}
+        last = {s: Signal(name=f"last_{s}") for s in stages} | {code: self.code_last}
+        ports = {s: getattr(self, f"raw_{s}") for s in ("1", "4", "5")}
+        raw = {s: ports[s] if s in ports else Signal(name=f"raw_{s}") for s in stages}
 
         # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
         available = Signal(range(2 * config.max_m + 1))
@@ -194,20 +205,21 @@ class Drain(Part):
         with m.If(drained):
             m.d.sync += amount.eq(0)
         with m.If(advance):
-            m.d.sync += valid[1].eq(issue)
-            m.d.data += [last[1].eq(tile_done), raw[1].eq(is_raw), self.amount_raw.eq(amount)]
-            for s in stages[1:]:
-                m.d.sync += valid[s].eq(valid[s - 1])
-                m.d.data += last[s].eq(last[s - 1])
+            m.d.sync += valid["1"].eq(issue)
+            m.d.data += [last["1"].eq(tile_done), raw["1"].eq(is_raw), self.amount_raw.eq(amount)]
+            for before, s in pairwise([*stages, code]):
+                m.d.sync += valid[s].eq(valid[before])
+                m.d.data += last[s].eq(last[before])
                 if s in raw:
-                    m.d.data += raw[s].eq(raw[s - 1])
+                    m.d.data += raw[s].eq(raw[before])
 
         # A group is taken when the one before has been released by the last beat of its tile.
         take_rows = Signal()
+        take_limits = Signal(name="take_limits") if config.layer_bounds else self.take_limits
         groups = {
             "rows": (have_rows, take_rows, tile_done),
-            "scale": (Signal(name="have_scale"), self.take_scale, valid[1] & last[1]),
-            "limits": (Signal(name="have_limits"), self.take_limits, valid[5] & last[5]),
+            "scale": (Signal(name="have_scale"), self.take_scale, valid["1"] & last["1"]),
+            "limits": (Signal(name="have_limits"), take_limits, valid["5"] & last["5"]),
         }
         left = []
         for name, (have, take, release) in groups.items():
@@ -227,5 +239,11 @@ class Drain(Part):
         m.d.sync += self.params_taken.eq(waiting & ~remain)
         with m.If(take_rows):
             m.d.data += [rows_left.eq(self.next_m), is_raw.eq(self.next_raw)]
-        with m.If(self.take_limits):
-            m.d.data += self.signed_5.eq(self.next_signed)
+        with m.If(take_limits):
+            if not config.layer_bounds:
+                m.d.data += self.signed_5.eq(self.next_signed)
+            for name in limit_ports(config) if config.layer_bounds else ():
+                limit = getattr(self, f"next_{name}")
+                if name in ("lo", "hi"):
+                    limit = Cat(limit, self.next_signed & limit[-1])
+                m.d.data += getattr(self, name).eq(limit)

@@ -8,7 +8,15 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, bits_of, flags
-from hdl.register_map import parameter_words
+from hdl.register_map import Field, parameter_words
+
+
+def layer_limits(config: AcceleratorConfig) -> list[Field]:
+    """Return the fields of the header's limits that the lanes use; none with bounds per channel."""
+    if not config.layer_bounds:
+        return []
+    fields = next(word for word in parameter_words(config).header if word.name == "limits").fields
+    return [f for f in fields if config.checks_output or not f.name.endswith("_is_bound")]
 
 
 class Front(Part):
@@ -28,20 +36,24 @@ class Front(Part):
     Members:
         s_axis_*: the streams; the activation codes themselves go to the skew.
         params_taken: pulse: the lanes have taken the column parameters.
-        param_word, write_bias, write_limits: for the lanes, one bit for each.
+        param_word, write_*: for the lanes, one bit for each; a write for each word of a column.
         params_complete: pulse behind the last word.
-        next_m, next_raw, next_signed: header of the output side, stable until taken.
+        next_m, next_raw, next_signed: header of the output side, stable until taken; with
+            bounds per layer also next_lo, next_hi and their flags (with an output check).
         weights: the weight beat that moves, element c for column c.
         load: row r takes a weight, one cycle behind the move (ws).
         tile_signed, bound_lo, bound_hi: of the tile whose beats are accepted (with an input check).
-        beat_*: of the beat in skew stage 0: valid, signed, first and last (K tile of the output
-            tile); ws: swap (the first of a K tile), end (last of its K tile); os: rows, M.
+        beat_*: of the beat in skew stage 0: valid, signed (where not fixed), first and last (K
+            tile of the output tile); ws: swap (the first of a K tile), end (last of its K tile);
+            os: rows, M.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         bits = config.act_bits
-        bounds = {"tile_signed": Out(1), "bound_lo": Out(bits), "bound_hi": Out(bits)}
+        signed = Out(1) if config.signs_travel else None
+        bounds = {"tile_signed": signed, "bound_lo": Out(bits), "bound_hi": Out(bits)}
+        self.words = parameter_words(config)
         super().__init__(
             "trilat_front",
             {
@@ -55,17 +67,17 @@ class Front(Part):
                 "s_axis_act_tready": Out(1),
                 "params_taken": In(1),
                 "param_word": Out(32),
-                "write_bias": Out(config.cols),
-                "write_limits": Out(config.cols),
+                **{f"write_{word.name}": Out(config.cols) for word in self.words.column},
                 "params_complete": Out(1),
                 "next_m": Out(range(config.max_m + 1)),
                 "next_raw": Out(1),
                 "next_signed": Out(1),
+                **{f"next_{field.name}": Out(field.bits) for field in layer_limits(config)},
                 "weights": Out(config.cols * config.weight_bits),
                 **({} if config.is_os else {"load": Out(config.rows)}),
                 **(bounds if config.checks_input else {}),
                 "beat_valid": Out(1),
-                "beat_signed": Out(1),
+                "beat_signed": signed,
                 "beat_first": Out(1),
                 "beat_last": Out(1),
                 **(
@@ -94,17 +106,20 @@ class Front(Part):
 
     def _parameters(self, m: Module) -> None:
         config, word = self.config, self.s_axis_param_tdata
-        size, form = parameter_words(config).header
+        size, form, *_ = self.words.header
         ready = self.s_axis_param_tready
-        # One bit for each header word and each lane; a lane takes two words.
-        turn = Signal(2 + config.cols, init=1)
-        header_turn, lane_turn = turn[:2], turn[2:]
-        second_word = Signal()
+        # One bit for each header word and each lane, which takes two words, or three.
+        in_front = len(self.words.header)
+        turn = Signal(in_front + config.cols, init=1)
+        header_turn, lane_turn = turn[:in_front], turn[in_front:]
         accept, complete, lanes_wait = flags("accept_word", "complete", "lanes_wait")
+        in_header = Signal()
+        word_turns, last_word = self._word_turns(m, accept, in_header)
         self._next_header = {
             "k_tiles": Signal(range(config.max_k_tiles + 1), name="next_k_tiles"),
-            "signed": Signal(name="next_signed_in"),
         }
+        if config.signs_travel:
+            self._next_header["signed"] = Signal(name="next_signed_in")
         if config.checks_input:
             self._next_header |= {
                 "bound_lo": Signal(config.act_bits, name="next_bound_lo"),
@@ -113,7 +128,7 @@ class Front(Part):
         header_waits_next, lanes_wait_next = flags("header_waits_next", "lanes_wait_next")
         m.d.comb += [
             accept.eq(self.s_axis_param_tvalid & ready),
-            complete.eq(accept & turn[-1] & second_word),
+            complete.eq(accept & turn[-1] & last_word),
             header_waits_next.eq(complete | (self._header_waits & ~self._take_header)),
             lanes_wait_next.eq(complete | (lanes_wait & ~self.params_taken)),
         ]
@@ -122,15 +137,14 @@ class Front(Part):
             lanes_wait.eq(lanes_wait_next),
             ready.eq(~header_waits_next & ~lanes_wait_next),
             self.params_complete.eq(complete),
-            self.write_bias.eq(Mux(accept & ~second_word, lane_turn, 0)),
-            self.write_limits.eq(Mux(accept & second_word, lane_turn, 0)),
+            *(
+                getattr(self, f"write_{word.name}").eq(Mux(accept & its_turn, lane_turn, 0))
+                for word, its_turn in zip(self.words.column, word_turns, strict=True)
+            ),
         ]
         m.d.data += self.param_word.eq(word)
-        in_header = Signal()
         m.d.comb += in_header.eq(header_turn.any())
-        with m.If(accept):
-            m.d.sync += second_word.eq(~in_header & ~second_word)
-        with m.If(accept & (in_header | second_word)):
+        with m.If(accept & (in_header | last_word)):
             m.d.sync += turn.eq(turn.rotate_left(1))
         with m.If(accept & turn[0]):
             m.d.data += [
@@ -138,8 +152,9 @@ class Front(Part):
                 self._next_header["k_tiles"].eq(bits_of(word, size.field("k_tiles"))),
             ]
         with m.If(accept & turn[1]):
+            if config.signs_travel:
+                m.d.data += self._next_header["signed"].eq(bits_of(word, form.field("signed_in")))
             m.d.data += [
-                self._next_header["signed"].eq(bits_of(word, form.field("signed_in"))),
                 self.next_raw.eq(bits_of(word, form.field("raw"))),
                 self.next_signed.eq(bits_of(word, form.field("signed_out"))),
             ]
@@ -148,6 +163,24 @@ class Front(Part):
                     self._next_header["bound_lo"].eq(bits_of(word, form.field("input_lo"))),
                     self._next_header["bound_hi"].eq(bits_of(word, form.field("input_hi"))),
                 ]
+        if config.layer_bounds:
+            with m.If(accept & turn[2]):
+                m.d.data += [
+                    getattr(self, f"next_{field.name}").eq(bits_of(word, field))
+                    for field in layer_limits(config)
+                ]
+
+    def _word_turns(self, m: Module, accept: Value, in_header: Value) -> tuple[list[Value], Value]:
+        """Return which of a lane's words is the next one, and whether it is the last."""
+        if len(self.words.column) == 2:
+            second_word = Signal(name="second_word")
+            with m.If(accept):
+                m.d.sync += second_word.eq(~in_header & ~second_word)
+            return [~second_word, second_word], second_word
+        word_turn = Signal(len(self.words.column), init=1, name="word_turn")
+        with m.If(accept & ~in_header):
+            m.d.sync += word_turn.eq(word_turn.rotate_left(1))
+        return list(word_turn), word_turn[-1]
 
     def _weight_buffer(self, m: Module, move: Value) -> tuple[Value, Value]:
         """Hold up to two weight beats, so that a registered ready lets one move in every cycle.
@@ -199,18 +232,20 @@ class Front(Part):
         with m.If(done):
             m.d.sync += reach.eq(1)
 
-    def _take_signs(self, m: Module) -> Value:
-        """Take the sign and the bounds of a tile's activations; return the sign."""
-        checks = self.config.checks_input
-        signed = self.tile_signed if checks else Signal(name="tile_signed")
+    def _take_signs(self, m: Module) -> None:
+        """Take the sign and the bounds of a tile's activations; send the sign with its beats."""
+        config = self.config
         with m.If(self._take_header):
-            m.d.data += signed.eq(self._next_header["signed"])
-            if checks:
+            if config.signs_travel:
+                signed = self.tile_signed if config.checks_input else Signal(name="tile_signed")
+                m.d.data += signed.eq(self._next_header["signed"])
+            if config.checks_input:
                 m.d.data += [
                     self.bound_lo.eq(self._next_header["bound_lo"]),
                     self.bound_hi.eq(self._next_header["bound_hi"]),
                 ]
-        return signed
+        if config.signs_travel:
+            m.d.data += self.beat_signed.eq(signed)
 
     def _activations(self, m: Module) -> None:
         ready = self.s_axis_act_tready
@@ -250,7 +285,7 @@ class Front(Part):
             m.d.data += rows_left.eq(rows_left - 1)
         with m.If(end_k):
             m.d.data += [rows_left.eq(rows), k_left.eq(k_left - 1), first.eq(0)]
-        signed = self._take_signs(m)
+        self._take_signs(m)
         with m.If(self._take_header):
             m.d.data += [
                 rows.eq(self.next_m),
@@ -260,7 +295,6 @@ class Front(Part):
             ]
         m.d.sync += [self.beat_valid.eq(accept), self.beat_swap.eq(self._swap)]
         m.d.data += [
-            self.beat_signed.eq(signed),
             self.beat_first.eq(first),
             self.beat_last.eq(last_k),
             self.beat_end.eq(last_row),
@@ -302,12 +336,11 @@ class Front(Part):
         ]
         with m.If(accept):
             m.d.data += k_left.eq(k_left - 1)
-        signed = self._take_signs(m)
+        self._take_signs(m)
         with m.If(self._take_header):
             m.d.data += [rows.eq(self.next_m), k_left.eq(next_k)]
         m.d.sync += self.beat_valid.eq(accept)
         m.d.data += [
-            self.beat_signed.eq(signed),
             self.beat_first.eq(starting),
             self.beat_last.eq(last_k),
             self.beat_rows.eq(rows),

@@ -13,7 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hdl.config import DATAFLOWS, MULTIPLIERS, PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import (
+    ACT_SIGNS,
+    BOUNDS,
+    DATAFLOWS,
+    MULTIPLIERS,
+    PLACES,
+    PROTECTIONS,
+    REQUANTS,
+    AcceleratorConfig,
+)
 from hdl.verilog import tidy
 from hdl.vivado import PERIOD_NS
 from trilat.errors import InputError, run_command
@@ -148,6 +157,24 @@ def config_parser() -> argparse.ArgumentParser:
         metavar="|".join(MULTIPLIERS),
         default=defaults.mult,
         help="multiplier blocks, lookup tables, or blocks for products of 12 bits or more",
+    )
+    parser.add_argument(
+        "--act-sign",
+        metavar="|".join(ACT_SIGNS),
+        default=defaults.act_sign,
+        help="activations: either convention, chosen per tile at run time, or one alone",
+    )
+    parser.add_argument(
+        "--requant",
+        metavar="|".join(REQUANTS),
+        default=defaults.requant,
+        help="requantization: shift alone, or a multiplier per output channel and a shift",
+    )
+    parser.add_argument(
+        "--bounds",
+        metavar="|".join(BOUNDS),
+        default=defaults.bounds,
+        help="outputs saturate, and are checked, at limits per output channel or per layer",
     )
     return parser
 

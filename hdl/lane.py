@@ -3,24 +3,42 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hdl.config import AcceleratorConfig
+from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
 from hdl.module import Part, bits_of, flags
 from hdl.protection import extend
-from hdl.register_map import parameter_words
+from hdl.register_map import SCALE_FIELDS, parameter_words
 
 # Bits of the shift amount that the first of the two shifter stages leaves to the second.
 FINE_BITS = 3
+# Bits of a sum that one multiplier block takes, which is 18 bits wide in most families.
+_LOW_BITS = 17
 
 
 def amount_bits(config: AcceleratorConfig) -> int:
-    """Width of a shift amount: 0..31, or the lowest bit of any beat of a raw sum."""
-    return max(5, ((config.raw_beats - 1) * config.act_bits).bit_length())
+    """Width of a shift amount: a parameter, or the lowest bit of any beat of a raw sum."""
+    return max(config.shift_bits, ((config.raw_beats - 1) * config.act_bits).bit_length())
+
+
+def limit_ports(config: AcceleratorConfig) -> dict[str, int]:
+    """Return the widths of the limits that come from outside the lane (bounds per layer).
+
+    The codes have their sign above them.
+    """
+    if not config.layer_bounds:
+        return {}
+    bits = config.act_bits + 1
+    return {
+        "lo": bits,
+        "hi": bits,
+        **({"lo_is_bound": 1, "hi_is_bound": 1} if config.checks_output else {}),
+    }
 
 
 def _sum_ports(config: AcceleratorConfig) -> dict[str, Any]:
@@ -48,25 +66,29 @@ class Lane(Part):
     Requantization: a pipeline that moves while `advance` is high. In stage 0 `ring_read` is an
     address, in stage 1 the ring's word is there, 2 total, 3 and 4 shifted, 5 rounded, 6 code.
     Raw sums take the same way: `amount_raw` selects the bits, and they are neither rounded nor
-    saturated.
+    saturated. With `requant` mult the total is multiplied in two further stages between 2 and 3,
+    which are called 2a and 2b; raw sums by one.
 
     Parameters: a word of the parameter stream is written to the next bias or the next limits;
-    `take_scale` makes bias and shift the present ones, `take_limits` lo, hi and flags.
+    `take_scale` makes bias, shift and multiplier the present ones, `take_limits` lo, hi and flags.
+    With bounds per layer lo, hi and flags are inputs, of the beat in stage 5.
 
     Members:
         psum: sum of the column, aligned with those of the others (ws).
         first: the beat in `psum` is one of the first K tile.
         read_row, write_row, write_psum, write_ring, ring_write: see above.
-        param_word, write_bias, write_limits, take_scale, take_limits: see above.
+        param_word, write_*, take_scale, take_limits: see above; a write for each word.
         advance, ring_read: see above.
         raw_1, amount_raw: of the beat in stage 1.
         raw_4, raw_5, signed_5: of the beats in stages 4 and 5.
+        lo, hi, lo_is_bound, hi_is_bound: see above.
         code: output code, or bits of a raw sum (stage 6).
         violated: `code` was beyond a protection bound (only with an output check).
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.words = parameter_words(config).column
         ring = range(2 * config.max_m)
         super().__init__(
             "trilat_lane",
@@ -75,17 +97,17 @@ class Lane(Part):
                 "write_ring": In(1),
                 "ring_write": In(ring),
                 "param_word": In(32),
-                "write_bias": In(1),
-                "write_limits": In(1),
+                **{f"write_{word.name}": In(1) for word in self.words},
                 "take_scale": In(1),
-                "take_limits": In(1),
+                "take_limits": None if config.layer_bounds else In(1),
                 "advance": In(1),
                 "ring_read": In(ring),
                 "raw_1": In(1),
                 "amount_raw": In(amount_bits(config)),
                 "raw_4": In(1),
                 "raw_5": In(1),
-                "signed_5": In(1),
+                "signed_5": None if config.layer_bounds else In(1),
+                **{name: In(bits) for name, bits in limit_ports(config).items()},
                 "code": Out(config.act_bits),
                 **({"violated": Out(1)} if config.checks_output else {}),
             },
@@ -135,19 +157,18 @@ class Lane(Part):
         ]
 
     def _parameters(self, m: Module) -> None:
-        config, word = self.config, self.param_word
-        bias, limits = parameter_words(config).column
-        names = ["shift", "lo", "hi"]
-        names += ["lo_is_bound", "hi_is_bound"] if config.checks_output else []
-        fields = {"bias": bits_of(word, bias.field("bias"), config.acc_bits)}
-        fields |= {name: bits_of(word, limits.field(name)) for name in names}
-        self._params = {}
-        for name, field in fields.items():
-            following = Signal(len(field), name=f"next_{name}")
-            present = Signal(len(field), name=name)
-            with m.If(self.write_bias if name == "bias" else self.write_limits):
-                m.d.data += following.eq(field)
-            with m.If(self.take_scale if name in ("bias", "shift") else self.take_limits):
+        config = self.config
+        self._params: dict[str, Signal] = {n: getattr(self, n) for n in limit_ports(config)}
+        for word, field in [(w, f) for w in self.words for f in w.fields]:
+            name = field.name
+            if name.endswith("_is_bound") and not config.checks_output:
+                continue
+            value = bits_of(self.param_word, field, config.acc_bits if name == "bias" else None)
+            following = Signal(len(value), name=f"next_{name}")
+            present = Signal(len(value), name=name)
+            with m.If(getattr(self, f"write_{word.name}")):
+                m.d.data += following.eq(value)
+            with m.If(self.take_scale if name in SCALE_FIELDS else self.take_limits):
                 m.d.data += present.eq(following)
             self._params[name] = present
 
@@ -163,8 +184,18 @@ class Lane(Part):
         A guard bit below the total holds the half, `sticky` whether anything follows it.
         """
         config = self.config
-        width = len(total) + 1
         amount = Signal(amount_bits(config))
+        taken = Mux(self.raw_1, self.amount_raw, self._params["shift"])
+        if config.multiplies:
+            steps = [
+                taken,
+                Signal.like(amount, name="amount_2"),
+                Signal.like(amount, name="amount_2a"),
+            ]
+            with m.If(self.advance):
+                m.d.data += [b.eq(a) for a, b in pairwise([*steps, amount])]
+            total = self._multiply(m, total)
+        width = len(total) + 1
         coarse, coarse_sticky = Signal(width, name="coarse"), Signal(name="coarse_sticky")
         fine_amount = Signal(FINE_BITS)
         fine, fine_sticky = Signal(width, name="fine"), Signal(name="fine_sticky")
@@ -176,7 +207,7 @@ class Lane(Part):
             value, lost = _shift_step(m, value, lost, amount[k], k)
         with m.If(self.advance):
             m.d.data += [
-                amount.eq(Mux(self.raw_1, self.amount_raw, self._params["shift"])),
+                *([] if config.multiplies else [amount.eq(taken)]),
                 coarse.eq(value),
                 coarse_sticky.eq(lost.any()),
                 fine_amount.eq(amount[:FINE_BITS]),
@@ -196,6 +227,34 @@ class Lane(Part):
             ]
         return rounded
 
+    def _multiply(self, m: Module, total: Value) -> Value:
+        """Return the total times its multiplier, or a raw one as it is, two stages later.
+
+        Two blocks side by side where the total is wider than one: their products have a register
+        each, their sum another.
+        """
+        split = min(len(total), _LOW_BITS)
+        factor = Signal(MULTIPLIER_BITS)
+        operand = Cat(factor, Const(0, 1)).as_signed()
+        partial = Signal(split + MULTIPLIER_BITS, name="low_product")
+        with m.If(self.advance):
+            m.d.data += factor.eq(Mux(self.raw_1, 1, self._params["multiplier"]))
+        if len(total) == split:
+            product = Signal(len(partial))
+            with m.If(self.advance):
+                m.d.data += [partial.eq(total.as_signed() * operand), product.eq(partial)]
+            return product
+        upper = Signal(len(total) - split + MULTIPLIER_BITS, name="high_product")
+        product_low, product_high = Signal(split), Signal.like(upper, name="product_high")
+        with m.If(self.advance):
+            m.d.data += [
+                partial.eq(Cat(total[:split], Const(0, 1)).as_signed() * operand),
+                upper.eq(total[split:].as_signed() * operand),
+                product_low.eq(partial[:split]),
+                product_high.eq(upper + partial[split:]),
+            ]
+        return Cat(product_low, product_high)
+
     def _saturate(self, m: Module, rounded: Value) -> None:
         config, params, bits = self.config, self._params, self.config.act_bits
         # Compare few bits: the value is a code of either sign, or all beyond one end.
@@ -203,8 +262,11 @@ class Lane(Part):
         fits = Signal()
         m.d.comb += fits.eq(high_part.all() | ~high_part.any())
         negative = rounded[-1]
-        lo = extend(m, params["lo"], self.signed_5, "lowest")
-        hi = extend(m, params["hi"], self.signed_5, "highest")
+        if config.layer_bounds:
+            lo, hi = self.lo.as_signed(), self.hi.as_signed()
+        else:
+            lo = extend(m, params["lo"], self.signed_5, "lowest")
+            hi = extend(m, params["hi"], self.signed_5, "highest")
         low, high, below, above = flags("low", "high", "below", "above")
         m.d.comb += [
             below.eq(low_part.as_signed() < lo),
@@ -212,7 +274,7 @@ class Lane(Part):
             low.eq(Mux(fits, below, negative)),
             high.eq(Mux(fits, above, ~negative)),
         ]
-        code: Value = Mux(high, params["hi"], Mux(low, params["lo"], rounded[:bits]))
+        code: Value = Mux(high, hi[:bits], Mux(low, lo[:bits], rounded[:bits]))
         if config.checks_output:
             violated = Signal(name="violation")
             m.d.comb += violated.eq((low & params["lo_is_bound"]) | (high & params["hi_is_bound"]))

@@ -27,6 +27,8 @@ class Part(wiring.Component):
     Attributes:
         verilog_name: name of the Verilog module; parts of the same name are the same module.
         parts: the parts that this one instantiates.
+
+    Of `members`, those that are None are left out.
     """
 
     def __init__(
@@ -38,7 +40,8 @@ class Part(wiring.Component):
         parts: tuple[Part, ...] = (),
     ) -> None:
         reset = {"aresetn": In(1)} if has_reset else {}
-        super().__init__({"aclk": In(1), **reset, **members})
+        present = {name: member for name, member in members.items() if member is not None}
+        super().__init__({"aclk": In(1), **reset, **present})
         self.verilog_name = verilog_name
         self.parts = parts
 
@@ -80,7 +83,9 @@ def bits_of(word: Value, field: Field, width: int | None = None) -> Value:
     return word[field.low : field.low + (field.bits if width is None else width)]
 
 
-def place(parent: Part, m: Module, name: str, part: Part, **connections: Value) -> dict[str, Value]:
+def place(
+    parent: Part, m: Module, name: str, part: Part, **connections: Value | None
+) -> dict[str, Value]:
     """Instantiate `part` as `name` in `m`; clock and reset are connected by this function.
 
     Args:
@@ -89,26 +94,27 @@ def place(parent: Part, m: Module, name: str, part: Part, **connections: Value) 
         name: of the instance.
         part: what to instantiate.
         connections: a value for every input of the part but the clock and the reset, and a
-            signal for any output.
+            signal for any output; None stands for no connection.
 
     Returns:
         The signal of every output of the part, by port name; where none was given, it is a new
         one named ``<instance>_<port>``.
     """
     members = part.signature.members
+    given = {port: value for port, value in connections.items() if value is not None}
     inputs = {k: getattr(parent, k) for k in ("aclk", "aresetn") if k in members}
     outputs: dict[str, Value] = {}
     for port, member in members.items():
         if port in inputs:
             continue
         if member.flow == In:
-            inputs[port] = connections.pop(port)
-        elif port in connections:
-            outputs[port] = connections.pop(port)
+            inputs[port] = given.pop(port)
+        elif port in given:
+            outputs[port] = given.pop(port)
         else:
             outputs[port] = Signal(member.shape, name=f"{name}_{port}")
-    if connections:
-        raise TypeError(f"{part.verilog_name} has no ports {sorted(connections)}")
+    if given:
+        raise TypeError(f"{part.verilog_name} has no ports {sorted(given)}")
     m.submodules[name] = Instance(
         part.verilog_name,
         **{f"i_{k}": v for k, v in inputs.items()},

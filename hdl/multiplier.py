@@ -17,11 +17,18 @@ from hdl.config import AcceleratorConfig, Span, product_span, signed_width
 from hdl.module import Part, flags
 
 
+def signed_act(config: AcceleratorConfig, act: Value) -> Value:
+    """Return an activation as a multiplier takes it, in two's complement: an array of unsigned
+    activations has none of their sign, so it is 0.
+    """
+    return Cat(act, Const(0, 1)) if config.act_sign == "unsigned" else act
+
+
 class Multiplier(Part):
     """The product of an activation and a weight, registered, exact for every code.
 
     Members:
-        act: activation code and its sign above it, two's complement.
+        act: activation code; its sign above it, if that is chosen per tile.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -31,7 +38,7 @@ class Multiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.act_bits + 1),
+                "act": In(config.act_bits + config.signs_travel),
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -42,10 +49,11 @@ class Multiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        if len(self.weight) <= len(self.act):
-            multiplicand, span, multiplier = self.act, config.act_span, self.weight
+        act = signed_act(config, self.act)
+        if len(self.weight) <= len(act):
+            multiplicand, span, multiplier = act, config.act_span, self.weight
         else:
-            multiplicand, span, multiplier = self.weight, config.weight_span, self.act
+            multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)
         total: Value = Const(0, 1)
         done: list[Value] = []

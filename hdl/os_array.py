@@ -45,14 +45,14 @@ class OutputStationaryColumn(Part):
             {
                 "act_in": In(config.rows * config.act_bits),
                 "weight_in": In(config.weight_bits),
-                "signed_in": In(1),
+                "signed_in": In(1) if config.signs_travel else None,
                 "valid_in": In(1),
                 "first_in": In(1),
                 "row_in": In(row_bits(config)),
                 "write_in": In(1),
                 "slot_in": In(slots),
                 "act": Out(config.rows * config.act_bits),
-                "act_signed": Out(1),
+                "act_signed": Out(1) if config.signs_travel else None,
                 "valid": Out(1),
                 "first": Out(1),
                 "row": Out(row_bits(config)),
@@ -67,9 +67,10 @@ class OutputStationaryColumn(Part):
     def elaborate(self, platform: object) -> Module:
         """Chain the PEs and collect their sums."""
         m = self.new_module()
-        markers = ("act_signed", "valid", "first")
+        signs = {"act_signed": self.signed_in} if self.config.signs_travel else {}
+        markers = (*signs, "valid", "first")
         above: dict[str, Value] = {
-            "act_signed": self.signed_in,
+            **signs,
             "valid": self.valid_in,
             "first": self.first_in,
             "weight": self.weight_in,
@@ -83,7 +84,7 @@ class OutputStationaryColumn(Part):
                 f"pe_{row}",
                 self.pe,
                 act_in=self.act_in[row * bits : (row + 1) * bits],
-                signed_in=above["act_signed"],
+                signed_in=above.get("act_signed"),
                 valid_in=above["valid"],
                 first_in=above["first"],
                 weight_in=above["weight"],

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier
+from hdl.multiplier import Multiplier, signed_act
 
 
 class OutputStationaryElement(Part):
@@ -24,7 +24,8 @@ class OutputStationaryElement(Part):
     Members:
         act_in, act: activation code; travels right.
         weight_in, weight: weight code; travels down.
-        signed_in, act_signed: whether the activation is two's complement; travels down.
+        signed_in, act_signed: whether the activation is two's complement, where that is not
+            fixed; travels down.
         valid_in, valid: there is a beat, one cycle behind its operands; travels down.
         first_in, first: it is the first of its output tile; travels with `valid`.
         acc: sum of the products so far.
@@ -41,12 +42,12 @@ class OutputStationaryElement(Part):
             {
                 "act_in": In(config.act_bits),
                 "weight_in": In(config.weight_bits),
-                "signed_in": In(1),
+                "signed_in": In(1) if config.signs_travel else None,
                 "valid_in": In(1),
                 "first_in": In(1),
                 "act": Out(config.act_bits),
                 "weight": Out(config.weight_bits),
-                "act_signed": Out(1),
+                "act_signed": Out(1) if config.signs_travel else None,
                 "valid": Out(1),
                 "first": Out(1),
                 "acc": Out(config.acc_bits),
@@ -59,17 +60,20 @@ class OutputStationaryElement(Part):
         """Build the PE."""
         m = self.new_module()
         product = Signal(self.config.product_bits, name="product")
-        act_sign = self.act_signed & self.act[-1]
-        operand = Cat(self.act, act_sign)
+        act: Value = self.act
+        if self.config.signs_travel:
+            act_sign = self.act_signed & act[-1]
+            act = Cat(act, act_sign)
         if self.multiplier is None:
+            operand = signed_act(self.config, act)
             m.d.data += product.eq(operand.as_signed() * self.weight.as_signed())
         else:
-            pins = {"act": operand, "weight": self.weight, "product": product}
+            pins = {"act": act, "weight": self.weight, "product": product}
             place(self, m, "multiplier", self.multiplier, **pins)
         m.d.data += [
             self.act.eq(self.act_in),
             self.weight.eq(self.weight_in),
-            self.act_signed.eq(self.signed_in),
+            *([self.act_signed.eq(self.signed_in)] if self.config.signs_travel else []),
             self.valid.eq(self.valid_in),
             self.first.eq(self.first_in),
         ]

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier
+from hdl.multiplier import Multiplier, signed_act
 
 
 def lane_names(config: AcceleratorConfig, name: str) -> list[str]:
@@ -32,7 +32,7 @@ class ProcessingElement(Part):
 
     Members:
         act_in, act: activation code; travels right.
-        signed_in, act_signed: whether it is two's complement; travels down.
+        signed_in, act_signed: whether it is two's complement, where not fixed; travels down.
         swap_in, swap: travels down.
         load_in, load: travels right.
         weight_in*, weight_loading*: travels down when `load_in` is high.
@@ -51,13 +51,13 @@ class ProcessingElement(Part):
         self.is_top = psum_bits == config.product_bits
         members = {
             "act_in": In(config.act_bits),
-            "signed_in": In(1),
+            "signed_in": In(1) if config.signs_travel else None,
             "swap_in": In(1),
             "load_in": In(1),
             **{name: In(config.weight_bits) for name in lane_names(config, "weight_in")},
             **{name: In(psum_bits) for name in lane_names(config, "psum_in") if not self.is_top},
             "act": Out(config.act_bits),
-            "act_signed": Out(1),
+            "act_signed": Out(1) if config.signs_travel else None,
             "swap": Out(1),
             "load": Out(1),
             **{name: Out(config.weight_bits) for name in lane_names(config, "weight_loading")},
@@ -75,7 +75,7 @@ class ProcessingElement(Part):
         m = self.new_module()
         m.d.data += [
             self.act.eq(self.act_in),
-            self.act_signed.eq(self.signed_in),
+            *([self.act_signed.eq(self.signed_in)] if self.config.signs_travel else []),
             self.swap.eq(self.swap_in),
             self.load.eq(self.load_in),
         ]
@@ -87,8 +87,10 @@ class ProcessingElement(Part):
             with m.If(self.swap_in):
                 m.d.data += active.eq(loading)
             weights.append(active)
-        operand = Cat(self.act, self.act_signed & self.act[-1])
-        products = self._multiply(m, operand, weights)
+        act: Value = self.act
+        if self.config.signs_travel:
+            act = Cat(act, self.act_signed & act[-1])
+        products = self._multiply(m, act, weights)
         for lane, psum in enumerate(self._lanes("psum")):
             product = products[lane]
             if self.is_top:
@@ -101,12 +103,13 @@ class ProcessingElement(Part):
     def _lanes(self, name: str) -> list[Signal]:
         return [getattr(self, member) for member in lane_names(self.config, name)]
 
-    def _multiply(self, m: Module, operand: Value, weights: list[Signal]) -> list[Signal]:
+    def _multiply(self, m: Module, act: Value, weights: list[Signal]) -> list[Signal]:
         """Return the product registers."""
+        operand = signed_act(self.config, act)
         bits = self.config.product_bits
         products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
         if self.multiplier is not None:
-            pins = {"act": operand, "weight": weights[0], "product": products[0]}
+            pins = {"act": act, "weight": weights[0], "product": products[0]}
             place(self, m, "multiplier", self.multiplier, **pins)
         elif len(weights) == 1:
             m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hdl.config import AcceleratorConfig
+from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
 
 # "TRIL" in ASCII.
 IDENTIFICATION = 0x5452494C
@@ -151,10 +151,21 @@ class ParameterWords:
     column: tuple[Word, ...]
 
 
+# Requantization parameters that the lanes take together; the others of a column are its limits.
+SCALE_FIELDS = ("bias", "shift", "multiplier")
+
+
 def parameter_words(config: AcceleratorConfig) -> ParameterWords:
     """Return the parameter words of a configuration; codes are `act_bits` wide."""
     bits = config.act_bits
-    header = (
+    signed_in = ("signed_in", 0, 1, "activation codes are two's complement")
+    limits = (
+        ("lo", 8, bits, "lowest output code"),
+        ("hi", 16, bits, "highest output code"),
+        ("lo_is_bound", 24, 1, "lo is a protection bound"),
+        ("hi_is_bound", 25, 1, "hi is a protection bound"),
+    )
+    header = [
         _word(
             "size",
             "size of the tile",
@@ -166,32 +177,33 @@ def parameter_words(config: AcceleratorConfig) -> ParameterWords:
             "format",
             "signs, raw output, bounds of the input check (used where the input is checked)",
             1,
-            ("signed_in", 0, 1, "activation codes are two's complement"),
+            *([signed_in] if config.signs_travel else []),
             ("raw", 1, 1, "sums leave as they are"),
             ("signed_out", 2, 1, "output codes are two's complement"),
             ("input_lo", 8, bits, "lowest activation code"),
             ("input_hi", 16, bits, "highest activation code"),
         ),
-    )
-    column = (
+    ]
+    column = [
         _word(
             "bias",
             "added to the sum of the column",
             0,
             ("bias", 0, 32, f"two's complement; the low {config.acc_bits} bits are used"),
         ),
-        _word(
-            "limits",
-            "requantization of the column",
-            1,
-            ("shift", 0, 5, "right shift with round half to even"),
-            ("lo", 8, bits, "lowest output code"),
-            ("hi", 16, bits, "highest output code"),
-            ("lo_is_bound", 24, 1, "lo is a protection bound"),
-            ("hi_is_bound", 25, 1, "hi is a protection bound"),
-        ),
-    )
-    return ParameterWords(header=header, column=column)
+    ]
+    scale = [("shift", 0, config.shift_bits, "right shift with round half to even")]
+    if config.multiplies:
+        scale.append(("multiplier", 16, MULTIPLIER_BITS, "of the sum, before the shift"))
+    if config.layer_bounds:
+        header.append(_word("limits", "saturation of the tile", 2, *limits))
+    if config.multiplies or config.layer_bounds:
+        column.append(_word("scale", "requantization of the column", 1, *scale))
+    if not config.layer_bounds:
+        own = limits if config.multiplies else (*scale, *limits)
+        text = "saturation" if config.multiplies else "requantization"
+        column.append(_word("limits", f"{text} of the column", len(column), *own))
+    return ParameterWords(header=tuple(header), column=tuple(column))
 
 
 def config_values(config: AcceleratorConfig) -> dict[str, int]:

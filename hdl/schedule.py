@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from hdl.config import AcceleratorConfig
+from hdl.register_map import parameter_words
 
 # Cycles from the read of a psum-buffer word to the next read that sees its new sum.
 PSUM_LATENCY = 3
-# Cycles from the issue of a row to the requantizer until its code is on `m_axis_out`.
-REQUANTIZE_LATENCY = 7
-# Stage of the requantizer that is the last to need a tile's parameters.
-_LIMITS_STAGE = 5
+# Of the requantizer, without the stages that multiply: cycles from the issue of a row until its
+# code is on `m_axis_out`, and stages up to the last one that needs a tile's parameters.
+_REQUANTIZE_LATENCY, _LIMITS_STAGE = 7, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,17 @@ def output_latency(config: AcceleratorConfig) -> int:
 
     Output-stationary: to that of row 0.
     """
-    return _issue_latency(config) + REQUANTIZE_LATENCY
+    return _issue_latency(config) + requantize_latency(config)
+
+
+def multiply_stages(config: AcceleratorConfig) -> int:
+    """Return the stages of the requantizer that multiply."""
+    return 2 if config.multiplies else 0
+
+
+def requantize_latency(config: AcceleratorConfig) -> int:
+    """Return the cycles from the issue of a row until its code is on `m_axis_out`."""
+    return _REQUANTIZE_LATENCY + multiply_stages(config)
 
 
 def tile_cycles(config: AcceleratorConfig, *, m: int, k_tiles: int, raw: bool = False) -> int:
@@ -148,7 +158,7 @@ def network_cycles(config: AcceleratorConfig, gemms: Sequence[GemmShape]) -> int
             return _after_tile(config, state, rest, k_tiles, gemm.raw) if rest else state
 
         state = _repeat(column_block, state, gemm.groups * -(-gemm.n // config.cols))
-    return state.drained + REQUANTIZE_LATENCY - start.accept + 1
+    return state.drained + requantize_latency(config) - start.accept + 1
 
 
 def stream_bytes(config: AcceleratorConfig, gemm: GemmShape) -> dict[str, int]:
@@ -202,7 +212,8 @@ def _issue_latency(config: AcceleratorConfig) -> int:
 
 
 def _param_words(config: AcceleratorConfig) -> int:
-    return 2 + 2 * config.cols
+    layout = parameter_words(config)
+    return len(layout.header) + config.cols * len(layout.column)
 
 
 def _start(config: AcceleratorConfig) -> _State:
@@ -226,7 +237,7 @@ def _after_tile(
     issue = max(last_k_tile + _issue_latency(config), state.drained + 1)
     # Words of the tile after this one follow when all parameters of this one have been taken:
     # two cycles behind its last word, or when the tile before leaves the requantizer.
-    taken = max(state.params + 2, state.drained + _LIMITS_STAGE)
+    taken = max(state.params + 2, state.drained + _LIMITS_STAGE + multiply_stages(config))
     params = taken + 1 + _param_words(config)
     return _State(
         accept=max(accept + k_tiles * period, params + 2),

@@ -7,12 +7,18 @@ path in `faultinj`, is compared with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.register_map import parameter_words
+from hdl.register_map import Word, parameter_words
+from trilat.errors import InputError
+
+# Of a job: the arrays that an accelerator with bounds per layer has only once for all columns.
+_LIMITS = ("lo", "hi", "lo_is_bound", "hi_is_bound")
+_SIGNS = {False: "unsigned", True: "signed"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,13 +29,15 @@ class TileJob:
         acts: int64 (M, k_tiles * k_step) activation codes, zero past K.
         weights: int64 (k_tiles * k_step, cols) weight codes, zero past K and N.
         bias: int64 (cols,).
-        shift: int64 (cols,), 0..31; unused where `raw`.
+        shift: int64 (cols,), 0..31, or 0..63 (`requant` mult); unused where `raw`.
         lo, hi: int64 (cols,) saturation codes.
         lo_is_bound, hi_is_bound: bool (cols,); the limit is a protection bound.
         signed_in: activation codes are two's complement.
         signed_out: output codes are two's complement.
         raw: no requantization; the output rows are the sums themselves.
         input_lo, input_hi: bounds of the input check (ignored without one).
+        multiplier: int64 (cols,), 0..65535, of the sums before the shift (`requant` mult); None
+            stands for ones.
     """
 
     acts: np.ndarray
@@ -45,6 +53,7 @@ class TileJob:
     raw: bool
     input_lo: int
     input_hi: int
+    multiplier: np.ndarray | None = None
 
     @property
     def m(self) -> int:
@@ -82,6 +91,14 @@ def round_half_even_shift(value: np.ndarray, shift: np.ndarray | int) -> np.ndar
     return floor + np.where(shift > 0, up, False)
 
 
+def requantize(
+    total: np.ndarray, multiplier: np.ndarray | None, shift: np.ndarray | int
+) -> np.ndarray:
+    """Return round_half_even(total * multiplier / 2**shift), exact for totals below 2**47."""
+    scaled = total if multiplier is None else total * multiplier
+    return round_half_even_shift(scaled, shift)
+
+
 def wrap(value: np.ndarray, bits: int) -> np.ndarray:
     """Return `value` as a two's complement register of `bits` bits holds it."""
     half = np.int64(1) << (bits - 1)
@@ -109,7 +126,7 @@ def finish(config: AcceleratorConfig, job: TileJob, acc: np.ndarray) -> tuple[np
     total = wrap(acc, config.acc_bits) + job.bias
     if job.raw:
         return total, 0
-    code = round_half_even_shift(total, job.shift)
+    code = requantize(total, job.multiplier, job.shift)
     low, high = code < job.lo, code > job.hi
     violated = (low & job.lo_is_bound) | (high & job.hi_is_bound)
     out = np.clip(code, job.lo, job.hi)
@@ -120,8 +137,36 @@ def finish(config: AcceleratorConfig, job: TileJob, acc: np.ndarray) -> tuple[np
     return out, int(violated.sum())
 
 
+def check_job(config: AcceleratorConfig, job: TileJob) -> None:
+    """Raise InputError where the accelerator has no parameters for what a job wants."""
+    if job.signed_in not in config.act_signs:
+        raise InputError(f"the tile has {_SIGNS[job.signed_in]} activations, the accelerator "
+                         f"act_sign {config.act_sign}")  # fmt: skip
+    if job.multiplier is not None and not config.multiplies:
+        raise InputError("the tile has multipliers, the accelerator requant shift")
+    if config.layer_bounds:
+        for name in _LIMITS:
+            if (getattr(job, name) != getattr(job, name)[0]).any():
+                raise InputError(f"the columns of the tile differ in {name}, the accelerator has "
+                                 "bounds layer")  # fmt: skip
+
+
+def with_common_limits(config: AcceleratorConfig, job: TileJob) -> TileJob:
+    """Return a job with column 0's limits in all columns, if the accelerator has bounds per layer;
+    otherwise the job itself.
+    """
+    if not config.layer_bounds:
+        return job
+    return replace(job, **{n: np.full_like(getattr(job, n), getattr(job, n)[0]) for n in _LIMITS})
+
+
 def reference_output(config: AcceleratorConfig, job: TileJob) -> TileOutput:
-    """Return what the accelerator must give for a job without faults."""
+    """Return what the accelerator must give for a job without faults.
+
+    Raises:
+        InputError: the accelerator cannot run the job, see `check_job`.
+    """
+    check_job(config, job)
     acts, violations_in = check_input(config, job)
     acc = acts.astype(np.int64) @ job.weights.astype(np.int64)
     rows, violations_out = finish(config, job, acc)
@@ -129,32 +174,36 @@ def reference_output(config: AcceleratorConfig, job: TileJob) -> TileOutput:
 
 
 def param_words(config: AcceleratorConfig, job: TileJob) -> list[int]:
-    """Return a job's 32-bit words of `s_axis_param`, laid out as `parameter_words` says."""
+    """Return a job's 32-bit words of `s_axis_param`, laid out as `parameter_words` says.
+
+    Raises:
+        InputError: the accelerator cannot run the job, see `check_job`.
+    """
+    check_job(config, job)
     layout = parameter_words(config)
-    size, form = layout.header
-    bias, limits = layout.column
-    words = [
-        size.encode(m=job.m, k_tiles=k_tiles(config, job)),
-        form.encode(
-            signed_in=job.signed_in,
-            raw=job.raw,
-            signed_out=job.signed_out,
-            input_lo=job.input_lo,
-            input_hi=job.input_hi,
-        ),
-    ]
+    column = {name: getattr(job, name) for name in ("bias", "shift", *_LIMITS)}
+    ones = np.ones(config.cols, dtype=np.int64)
+    column["multiplier"] = ones if job.multiplier is None else job.multiplier
+    header = {
+        "m": job.m,
+        "k_tiles": k_tiles(config, job),
+        "signed_in": job.signed_in,
+        "raw": job.raw,
+        "signed_out": job.signed_out,
+        "input_lo": job.input_lo,
+        "input_hi": job.input_hi,
+        # Of the columns, where they have none of their own: the same in all.
+        **{name: int(column[name][0]) for name in _LIMITS},
+    }
+    words = [_encode(word, header) for word in layout.header]
     for c in range(config.cols):
-        words += [
-            bias.encode(bias=int(job.bias[c])),
-            limits.encode(
-                shift=int(job.shift[c]),
-                lo=int(job.lo[c]),
-                hi=int(job.hi[c]),
-                lo_is_bound=int(job.lo_is_bound[c]),
-                hi_is_bound=int(job.hi_is_bound[c]),
-            ),
-        ]
+        values = {name: int(array[c]) for name, array in column.items()}
+        words += [_encode(word, values) for word in layout.column]
     return words
+
+
+def _encode(word: Word, values: Mapping[str, int]) -> int:
+    return word.encode(**{field.name: values[field.name] for field in word.fields})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,7 +15,14 @@ import numpy as np
 
 from hdl.config import AcceleratorConfig
 from hdl.schedule import GemmShape, network_cycles
-from hdl.tile import TileJob, k_tiles, param_words, reference_output, stream_beats
+from hdl.tile import (
+    TileJob,
+    k_tiles,
+    param_words,
+    reference_output,
+    stream_beats,
+    with_common_limits,
+)
 
 SEED = 1
 _Draw = Callable[[int, int], int]
@@ -91,6 +98,8 @@ def _job(
         signed_in: sign of the activations, drawn if None.
     """
     signed_in = bool(draw(0, 1)) if signed_in is None else signed_in
+    if signed_in not in config.act_signs:
+        signed_in = not signed_in
     signed_out = bool(draw(0, 1))
 
     def ends(bits: int, signed: bool) -> tuple[int, int]:
@@ -114,7 +123,7 @@ def _job(
     shift = max(largest.bit_length() - config.act_bits, 0)
     quarter = (out_high - out_low) // 4 if narrow else 0
     margin = (act_high - act_low) // 4 if narrow else 0
-    return TileJob(
+    job = TileJob(
         acts=acts,
         weights=weights,
         bias=bias.clip(bias_low, bias_high),
@@ -129,6 +138,7 @@ def _job(
         input_lo=act_low + margin,
         input_hi=act_high - margin,
     )
+    return with_common_limits(config, job)
 
 
 def pack(codes: Iterable[int], bits: int) -> str:

@@ -76,7 +76,8 @@ def code_dtype(fmt: TensorFormat) -> torch.dtype:
 
 def image_codes(network: IntegerNetwork, images: Tensor) -> Tensor:
     """Return the codes of normalized float32 images (N, C, H, W)."""
-    scaled = torch.round(images.to(torch.float32) * 2.0**-network.input.exponent)
+    scale = torch.tensor(network.input.scale, dtype=torch.float32, device=images.device)
+    scaled = torch.round(images.to(torch.float32) / scale)
     return scaled.clamp_(network.input.lo, network.input.hi).to(code_dtype(network.input))
 
 
@@ -156,7 +157,7 @@ def requantize(
 
 
 def unsaturated(network: IntegerNetwork, node: Gemm, codes: Tensor) -> Tensor:
-    """Return ``round_half_even(acc / 2**shift)`` of a layer before saturation.
+    """Return ``round_half_even(acc * multiplier / 2**shift)`` of a layer before saturation.
 
     Args:
         network: owner of `node`, a layer with quantized output.
@@ -168,6 +169,11 @@ def unsaturated(network: IntegerNetwork, node: Gemm, codes: Tensor) -> Tensor:
         they lie within the output's word; beyond it they may be rounded, never into it.
     """
     shift = network.shift(node)
+    if node.multiplier is not None:
+        # Exact: sums of up to 32 bits times 16 bits, in floats of 53.
+        ratio = torch.from_numpy(node.multiplier * np.exp2(-shift.astype(np.float64)))
+        acc = accumulate(node, codes).to(torch.float64)
+        return acc.mul_(ratio.to(acc.device).view(1, -1, 1, 1)).round_()
     prepared = _prepare(node, codes, shift)
     if len(prepared.parts) > 2 or (
         len(prepared.parts) == 2 and int(shift.max()) > _MAX_SHIFT_OF_TWO_PARTS

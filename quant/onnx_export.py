@@ -32,6 +32,7 @@ from quant.network import (
     Requantize,
     TensorFormat,
 )
+from trilat.errors import InputError
 from trilat.files import replacing
 
 INPUT_NAME, OUTPUT_NAME = "image", "logits"
@@ -129,7 +130,7 @@ class _Writer:
     def quantized(self, name: str, value: str, fmt: TensorFormat, lo: int, hi: int) -> None:
         """Add the quantization of `value` to codes `name` and back to ``name/value``."""
         dtype = np.int8 if fmt.signed else np.uint8
-        scale = self._constant(f"{name}/scale", np.float32(2.0**fmt.exponent))
+        scale = self._constant(f"{name}/scale", np.float32(fmt.scale))
         zero = self._constant(f"{name}/zero", dtype(0))
         word = np.iinfo(dtype)
         clipped = (lo, hi) != (word.min, word.max)
@@ -143,16 +144,20 @@ class _Writer:
         self.codes[name] = fmt
 
     def _gemm(self, node: Gemm, value: str) -> str:
-        e_in = self.network.format_of(node.inputs[0]).exponent
+        scale_in = self.network.format_of(node.inputs[0]).scale
+        if node.multiplier is not None and node.weight_mantissa is None:
+            raise InputError(
+                f"{node.name} has multipliers but no scales: ONNX computes with scales"
+            )
         weight = node.weight if node.op == "conv" else node.weight.reshape(len(node.weight), -1)
         # Signed activations travel as unsigned ones too, shifted by 128.
         pair = (
             2 * ((1 << self.network.act_bits) - 1) * int(np.abs(weight.astype(int)).max(initial=0))
         )
         zero = 128 if pair > _INT16_MAX else 0
-        w = self._dequantized(f"{node.name}/weight", weight, node.weight_exponent, zero)
+        w = self._dequantized(f"{node.name}/weight", weight, node.weight_scale, zero)
         b = self._dequantized(
-            f"{node.name}/bias", node.bias.astype(np.int32), e_in + node.weight_exponent
+            f"{node.name}/bias", node.bias.astype(np.int32), scale_in * node.weight_scale
         )
         last = node.output is None
         if node.op == "linear":
@@ -184,12 +189,10 @@ class _Writer:
             "AveragePool", [value], f"{node.name}/mean", count_include_pad=1, **settings
         )
 
-    def _dequantized(
-        self, name: str, codes: np.ndarray, exponent: np.ndarray, zero: int = 0
-    ) -> str:
+    def _dequantized(self, name: str, codes: np.ndarray, scales: np.ndarray, zero: int = 0) -> str:
         if zero:
             codes = (codes.astype(np.int16) + zero).astype(np.uint8)
-        scale = np.exp2(exponent).astype(np.float32)
+        scale = scales.astype(np.float32)
         inputs = [self._constant(f"{name}_codes", codes), self._constant(f"{name}_scale", scale)]
         if zero:
             zeros = np.full(len(codes), zero, dtype=np.uint8)

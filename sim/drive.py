@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hdl.config import AcceleratorConfig
+from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
 from hdl.registers import CORE
-from hdl.tile import TileJob, param_words, reference_output, stream_beats
+from hdl.tile import TileJob, param_words, reference_output, stream_beats, with_common_limits
 from sim.cycles import stream_cycles
 from sim.jobs import code_range, random_job
 from trilat import verilator
@@ -205,6 +205,7 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
         limits = np.sort(rng.integers(ends[0], ends[1] + 1, (2, config.cols)), axis=0)
         flags = rng.integers(0, 2, (2, config.cols)).astype(bool)
         job = replace(job, lo=limits[0], hi=limits[1], lo_is_bound=flags[0], hi_is_bound=flags[1])
+        job = with_common_limits(config, job)
     kind = rng.integers(3)
     limit = 1 << (config.acc_bits - 1)
     if kind == 0:
@@ -217,12 +218,17 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
             acts=rng.choice(acts, (1, job.acts.shape[1])).repeat(m, axis=0),
             weights=rng.choice(weights, (1, config.cols)).repeat(len(job.weights), axis=0),
             bias=rng.choice(np.array([-limit, limit - 1, 0]), config.cols),
-            shift=rng.integers(0, 32, config.cols),
+            shift=rng.integers(0, 1 << config.shift_bits, config.cols),
         )
     # Few products, and a bias near a multiple of one half: ties of every shift.
     shift = rng.integers(0, config.sum_bits + 1, config.cols)
     halves = rng.integers(-6, 7, config.cols) * (np.int64(1) << shift) // 2
     bias = halves + rng.integers(-1, 2, config.cols)
+    if config.multiplies:
+        # By powers of two, less one or so: ties again, and what only just is none.
+        power = rng.integers(0, MULTIPLIER_BITS, config.cols)
+        multiplier = ((np.int64(1) << power) + rng.integers(-1, 2, config.cols)).clip(0)
+        job, shift = replace(job, multiplier=multiplier), shift + power
     return replace(
         job,
         acts=job.acts * (rng.random(job.acts.shape) < float(rng.choice(np.array([0.0, 0.1, 0.3])))),

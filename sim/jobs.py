@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.tile import TileJob
+from hdl.tile import TileJob, with_common_limits
 
 
 def code_range(bits: int, signed: bool) -> tuple[int, int]:
@@ -32,6 +32,8 @@ def random_job(
     k_tiles = int(rng.integers(1, most + 1)) if k_tiles is None else k_tiles
     raw = bool(rng.random() < 0.25) if raw is None else raw
     signed_in, signed_out = (bool(v) for v in rng.integers(0, 2, 2))
+    if signed_in not in config.act_signs:
+        signed_in = not signed_in
     lo_in, hi_in = code_range(config.act_bits, signed_in)
     lo_out, hi_out = code_range(config.act_bits, signed_out)
     # Every code that a register can hold, the most negative weight among them.
@@ -44,11 +46,15 @@ def random_job(
     tight = (rng.random((2, cols)) < 0.7) & (config.protect != "none")
     lo, hi = np.where(tight[0], bounds[0], lo_out), np.where(tight[1], bounds[1], hi_out)
     low, high = (int(v) for v in np.sort(rng.integers(lo_in, hi_in + 1, 2)))
-    return TileJob(
+    multiplier = None
+    if config.multiplies:
+        multiplier = rng.integers(1 << 15, 1 << 16, cols)
+        shift = shift + 16
+    job = TileJob(
         acts=rng.integers(lo_in, hi_in + 1, (m, rows)),
         weights=rng.integers(lo_w, hi_w + 1, (rows, cols)),
         bias=rng.integers(-reach, reach + 1, cols),
-        shift=np.clip(shift, 0, 31).astype(np.int64),
+        shift=np.clip(shift, 0, (1 << config.shift_bits) - 1).astype(np.int64),
         lo=lo,
         hi=hi,
         lo_is_bound=lo > lo_out,
@@ -58,4 +64,6 @@ def random_job(
         raw=raw,
         input_lo=min(low, 0),
         input_hi=max(high, 0),
+        multiplier=multiplier,
     )
+    return with_common_limits(config, job)

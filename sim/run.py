@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import (
+    ACT_SIGNS,
+    BOUNDS,
+    DATAFLOWS,
+    PLACES,
+    PROTECTIONS,
+    REQUANTS,
+    AcceleratorConfig,
+)
 from hdl.tile import TileJob
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
@@ -47,6 +55,9 @@ def main_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--protect", choices=PROTECTIONS, default="none")
     parser.add_argument("--protect-place", choices=PLACES, default="both")
+    parser.add_argument("--act-sign", choices=ACT_SIGNS, default="runtime")
+    parser.add_argument("--bounds", choices=BOUNDS, default="channel", help="of the accelerator")
+    parser.add_argument("--requant", choices=REQUANTS, default="shift")
     parser.add_argument(
         "--granularity", choices=("layer", "channel"), default="layer", help="of output bounds"
     )
@@ -108,6 +119,9 @@ def _network(args: argparse.Namespace) -> dict[str, object]:
         max_k=max(longest, AcceleratorConfig.max_k),
         protect=args.protect,
         protect_place=args.protect_place,
+        act_sign=args.act_sign,
+        bounds=args.bounds,
+        requant=args.requant,
     )
     data = load_data(args.data, seed=args.seed)
     if args.image >= len(data.val.images):
@@ -166,6 +180,9 @@ def _random(args: argparse.Namespace) -> dict[str, object]:
         weight_bits=8 if args.weight_bits is None else args.weight_bits,
         protect=args.protect,
         protect_place=args.protect_place,
+        act_sign=args.act_sign,
+        bounds=args.bounds,
+        requant=args.requant,
     )
     rng = np.random.default_rng(args.seed)
     jobs: list[TileJob] = [random_job(config, rng) for _ in range(args.random_jobs)]

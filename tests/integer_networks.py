@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -151,6 +152,20 @@ def residual_network(seed=0, weight_bits=8, act_bits=8, shape=(3, 9, 7), classes
     return b.build()
 
 
+def multiplied(network: IntegerNetwork, seed: int = 0) -> IntegerNetwork:
+    """The network with multipliers in all layers but the last, for about the same codes."""
+    rng = np.random.default_rng([seed, 7])
+    nodes = []
+    for node in network.nodes:
+        if isinstance(node, Gemm) and node.output is not None:
+            multiplier = rng.integers(1 << 15, 1 << 16, len(node.bias))
+            edge = rng.random(len(multiplier)) < 0.2
+            multiplier = np.where(edge, rng.choice(np.array([1 << 15, (1 << 16) - 1])), multiplier)
+            node = replace(node, multiplier=multiplier, weight_exponent=node.weight_exponent - 16)
+        nodes.append(node)
+    return replace(network, nodes=tuple(nodes))
+
+
 def random_codes(network: IntegerNetwork, count: int, seed: int = 0) -> np.ndarray:
     """Image codes over the whole word, int64 (count, C, H, W)."""
     rng = np.random.default_rng([seed, 99])
@@ -198,10 +213,18 @@ def brute_node(network: IntegerNetwork, node: Node, inputs: list[np.ndarray]) ->
         acc = brute_gemm(node, image)
         if node.output is None:
             return acc
-        shift = network.shift(node)
+        shift, factor = network.shift(node), np.ones(len(acc), np.int64)
+        if node.multiplier is not None:
+            factor = node.multiplier
         return np.array(
             [
-                [[exact_round(int(v), -int(shift[n]), node.lo, node.hi) for v in r] for r in plane]
+                [
+                    [
+                        exact_round(int(v) * int(factor[n]), -int(shift[n]), node.lo, node.hi)
+                        for v in row
+                    ]
+                    for row in plane
+                ]
                 for n, plane in enumerate(acc)
             ]
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from integer_networks import plain_network, random_codes, residual_network
+from integer_networks import multiplied, plain_network, random_codes, residual_network
 
 from faultinj.campaign import OUTCOMES, inject, run_campaign
 from faultinj.faults import MemoryFault, RegisterFault, from_json
@@ -25,7 +25,11 @@ from quant import engine
 from quant.network import Gemm
 from trilat.errors import InputError
 
-NETWORKS = {"plain": plain_network, "residual": residual_network}
+NETWORKS = {
+    "plain": plain_network,
+    "residual": residual_network,
+    "multiplied": lambda **sizes: multiplied(residual_network(**sizes)),
+}
 
 
 def codes_of(network, count, seed=0):
@@ -49,6 +53,8 @@ def design(
         max_k=128,
         psum_depth=10,
         protect=kind,
+        bounds=granularity,
+        requant="mult" if network.multiplies else "shift",
     )
     codes = codes_of(network, images)
     labels = engine.top1(engine.logits(network, codes)).numpy()

@@ -9,9 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from integer_networks import brute_forward, plain_network, random_codes, residual_network
+from integer_networks import (
+    brute_forward,
+    multiplied,
+    plain_network,
+    random_codes,
+    residual_network,
+)
 
-from faultinj.lowering import gemm_shape, lower, raise_output, tensor_shapes
+from faultinj.lowering import check_fits, gemm_shape, lower, raise_output, tensor_shapes
 from faultinj.protection import (
     Bounds,
     Protection,
@@ -52,11 +58,19 @@ def config_for(network, protection, rows, cols, depth):
     return AcceleratorConfig(
         rows=rows, cols=cols, act_bits=network.act_bits, weight_bits=network.weight_bits,
         max_k=256, psum_depth=depth, protect=protection.kind, protect_place=protection.place,
+        bounds=protection.granularity, requant="mult" if network.multiplies else "shift",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "make,bits", [(plain_network, 8), (residual_network, 8), (plain_network, 3)]
+    "make,bits",
+    [
+        (plain_network, 8),
+        (residual_network, 8),
+        (plain_network, 3),
+        (lambda **k: multiplied(residual_network(**k)), 5),
+    ],
+    ids=["plain8", "residual8", "plain3", "multiplied5"],
 )
 @pytest.mark.parametrize("kind", ["none", "clip", "zero"])
 @pytest.mark.parametrize(
@@ -193,11 +207,43 @@ def test_what_does_not_fit_is_named():
         ({"act_bits": 4}, "the network has act_bits 8, the accelerator 4"),
         ({"max_k": 20}, "conv2 sums 54 products, the accelerator at most max_k = 20"),
         ({"protect": "clip"}, "does not run on an accelerator"),
+        (
+            {"act_sign": "unsigned"},
+            "^conv1 reads signed activations, the accelerator has act_sign unsigned$",
+        ),
+        (
+            {"act_sign": "signed"},
+            "^conv2 reads unsigned activations, the accelerator has act_sign signed$",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             list(lower(network, replace(good, **change), node, source, Protection()))
     assert isinstance(node, Gemm)
+    message = "^the network's layers have multipliers, the accelerator requant shift$"
+    with pytest.raises(InputError, match=message):
+        check_fits(multiplied(network), good)
+    check_fits(network, replace(good, requant="mult"))
+    fine = Protection(
+        kind="clip", granularity="channel", bounds=tightened(network, codes_of(network, 1))
+    )
+    coarse = replace(config_for(network, fine, 4, 4, 16), bounds="layer")
+    message = "^bounds per channel do not run on an accelerator with bounds layer$"
+    with pytest.raises(InputError, match=message):
+        list(lower(network, coarse, node, source, fine))
     with pytest.raises(ValueError, match="do not cover every output once"):
         raise_output(network, good, node, [])
     with pytest.raises(InputError, match="these are no activation bounds"):
         Bounds.from_json({"conv1": {"lo": 1}})
+
+
+def test_a_network_that_shifts_runs_on_an_array_that_multiplies():
+    network = plain_network(seed=2)
+    config = replace(config_for(network, Protection(), 4, 3, 16), requant="mult")
+    codes = codes_of(network, 1)
+    values, _ = forward(network, codes, Protection())
+    for node in network.gemms():
+        tiles = [
+            (tile, reference_output(config, job).rows)
+            for tile, job in lower(network, config, node, values[node.inputs[0]], Protection())
+        ]
+        assert torch.equal(raise_output(network, config, node, tiles), values[node.name])

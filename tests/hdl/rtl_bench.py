@@ -21,7 +21,7 @@ from hdl.config import AcceleratorConfig
 from hdl.core import byte_padded
 from hdl.gen import generate
 from hdl.registers import register_slice
-from hdl.tile import TileJob, k_tiles, param_words
+from hdl.tile import TileJob, k_tiles, param_words, with_common_limits
 from trilat import verilator
 from trilat.files import content_hash
 
@@ -66,6 +66,51 @@ CONFIGS = {
     "os 18x1": AcceleratorConfig(
         dataflow="os", rows=18, cols=1, act_bits=3, weight_bits=5, max_k=40,
         protect="clip", protect_place="input",
+    ),
+    # Fixed signs, and bounds per layer.
+    "3x4 u": AcceleratorConfig(
+        rows=3, cols=4, act_bits=5, weight_bits=8, max_k=40, psum_depth=6, act_sign="unsigned",
+        protect="clip", bounds="layer", mult="lut",
+    ),
+    "4x2 s": AcceleratorConfig(
+        rows=4, cols=2, act_bits=6, weight_bits=4, max_k=40, psum_depth=5, act_sign="signed",
+        protect="zero", bounds="layer", mult="lut",
+    ),
+    "2x4 s": AcceleratorConfig(
+        rows=2, cols=4, max_k=40, psum_depth=5, act_sign="signed", mult="dsp", dsp_pack=2,
+        bounds="layer",
+    ),
+    "1x1 u": AcceleratorConfig(
+        rows=1, cols=1, act_bits=2, weight_bits=2, max_k=40, psum_depth=3, act_sign="unsigned",
+        protect="zero", protect_place="output", bounds="layer",
+    ),
+    "os 3x2 u": AcceleratorConfig(
+        dataflow="os", rows=3, cols=2, act_bits=4, weight_bits=6, max_k=40, act_sign="unsigned",
+        protect="zero", bounds="layer", mult="lut",
+    ),
+    "os 2x3 s": AcceleratorConfig(
+        dataflow="os", rows=2, cols=3, max_k=40, act_sign="signed", protect="clip", mult="dsp",
+    ),
+    # Sums that are multiplied: one block and two, at the border and far above it.
+    "4x3 m": AcceleratorConfig(
+        rows=4, cols=3, max_k=60, psum_depth=6, protect="clip", requant="mult"
+    ),
+    "2x3 m": AcceleratorConfig(
+        rows=2, cols=3, max_k=65536, psum_depth=5, protect="zero", requant="mult", bounds="layer"
+    ),
+    "1x1 m": AcceleratorConfig(
+        rows=1, cols=1, act_bits=2, weight_bits=2, max_k=2, psum_depth=3, requant="mult"
+    ),
+    "5x2 m": AcceleratorConfig(
+        rows=5, cols=2, act_bits=4, weight_bits=4, max_k=125, psum_depth=7, requant="mult",
+        protect="zero", protect_place="output",
+    ),
+    "os 3x4 m": AcceleratorConfig(
+        dataflow="os", rows=3, cols=4, act_bits=4, weight_bits=6, max_k=200, requant="mult",
+        protect="clip", act_sign="signed",
+    ),
+    "os 2x1 m": AcceleratorConfig(
+        dataflow="os", rows=2, cols=1, max_k=40, requant="mult", bounds="layer", protect="clip"
     ),
 }  # fmt: skip
 PROBED = (CONFIGS["3x5"], CONFIGS["4x6"], CONFIGS["os 5x3"])
@@ -396,6 +441,8 @@ def random_job(
     """Return a job; `extreme` makes all codes the ends of their ranges."""
     bits, cols, count = config.act_bits, config.cols, k_tiles * config.k_step
     signed_in = bool(rng.integers(2)) if signed_in is None else signed_in
+    if signed_in not in config.act_signs:
+        signed_in = not signed_in
     signed_out = bool(rng.integers(2)) if signed_out is None else signed_out
 
     def ends(signed: bool) -> tuple[int, int]:
@@ -427,7 +474,14 @@ def random_job(
     shift = np.where(
         rng.random(cols) < 0.2, rng.integers(0, 32, cols), rng.integers(0, fitting + 3, cols)
     ).clip(0, 31)
-    return TileJob(
+    multiplier = None
+    if config.multiplies:
+        multiplier = rng.choice(np.array([0, 1, 1 << 15, (1 << 16) - 1]), cols)
+        multiplier = np.where(
+            rng.random(cols) < 0.3, multiplier, rng.integers(1 << 15, 1 << 16, cols)
+        )
+        shift = (shift + np.where(multiplier < 2, 0, 16)).clip(0, 63)
+    job = TileJob(
         acts=acts,
         weights=weights,
         bias=bias,
@@ -441,4 +495,6 @@ def random_job(
         raw=raw,
         input_lo=int(bounds[0]),
         input_hi=int(bounds[1]),
+        multiplier=multiplier,
     )
+    return with_common_limits(config, job)

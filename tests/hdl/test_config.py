@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hdl.config import AcceleratorConfig, signed_width
+from hdl.config import ACT_SIGNS, AcceleratorConfig, signed_width
 from trilat.errors import InputError
 
 
@@ -23,10 +23,13 @@ def test_signed_width_is_the_narrowest(lo: int, hi: int) -> None:
     assert bits == 1 or not (holds(bits - 1, lo) and holds(bits - 1, hi))
 
 
+@pytest.mark.parametrize("sign", ACT_SIGNS)
 @pytest.mark.parametrize(("act", "weight"), list(itertools.product(range(2, 9), range(2, 9))))
-def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int) -> None:
-    config = AcceleratorConfig(rows=5, act_bits=act, weight_bits=weight, max_k=23)
-    acts = range(-(1 << (act - 1)), 1 << act)
+def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int, sign: str) -> None:
+    config = AcceleratorConfig(rows=5, act_bits=act, weight_bits=weight, max_k=23, act_sign=sign)
+    lowest = 0 if sign == "unsigned" else -(1 << (act - 1))
+    acts = range(lowest, 1 << (act - (sign == "signed")))
+    assert config.act_span == (acts[0], acts[-1])
     weights = range(-(1 << (weight - 1)), 1 << (weight - 1))
     products = [a * w for a in (acts[0], acts[-1]) for w in (weights[0], weights[-1])]
     low, high = min(products), max(products)
@@ -37,7 +40,9 @@ def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int) -> Non
         assert not (holds(bits - 1, low * (row + 1)) and holds(bits - 1, high * (row + 1)))
     # Five K tiles of five rows.
     assert config.max_k_tiles == 5
-    assert holds(config.acc_bits, low * 25) and not holds(config.acc_bits - 1, low * 25)
+    ends = (low * 25, high * 25)
+    assert all(holds(config.acc_bits, end) for end in ends)
+    assert not all(holds(config.acc_bits - 1, end) for end in ends)
     assert config.raw_beats * act >= config.sum_bits > (config.raw_beats - 1) * act
 
 
@@ -54,6 +59,9 @@ def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int) -> Non
         ("psum_depth", 1, "psum_depth must be an integer in 2..65535, not 1"),
         ("protect", "clamp", "protect must be one of none, clip, zero, not 'clamp'"),
         ("protect_place", "in", "protect_place must be one of both, input, output, not 'in'"),
+        ("act_sign", True, "act_sign must be one of runtime, unsigned, signed, not True"),
+        ("requant", "float", "requant must be one of shift, mult, not 'float'"),
+        ("bounds", "tile", "bounds must be one of channel, layer, not 'tile'"),
     ],
 )
 def test_bad_fields_are_named(field: str, value: object, message: str) -> None:

@@ -74,6 +74,8 @@ def test_extremes(bench: Bench, name: str) -> None:
     k_tiles = min(config.max_k_tiles, 40)
     jobs = []
     for signed, act in ((False, (1 << config.act_bits) - 1), (True, -(1 << (config.act_bits - 1)))):
+        if signed not in config.act_signs:
+            continue
         for weight in (-(1 << (config.weight_bits - 1)), (1 << (config.weight_bits - 1)) - 1):
             for bias in (-(1 << (config.acc_bits - 1)), (1 << (config.acc_bits - 1)) - 1):
                 job = random_job(

@@ -14,6 +14,7 @@ from rtl_bench import random_job
 
 from hdl.config import AcceleratorConfig
 from hdl.tile import param_words, reference_output, round_half_even_shift, wrap
+from trilat.errors import InputError
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
@@ -85,3 +86,30 @@ def test_parameter_words_by_hand() -> None:
         hi_is_bound=np.array([False]),
     )
     assert param_words(config, job) == [0x0002_0003, 0x0005FE05, 0xFFFFFFFF, 0x017F8007]
+    layer = replace(config, bounds="layer", act_sign="signed")
+    expected = [0x0002_0003, 0x0005FE04, 0x017F8000, 0xFFFFFFFF, 0x00000007]
+    assert param_words(layer, job) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"act_sign": "unsigned"},
+            "the tile has signed activations, the accelerator act_sign unsigned",
+        ),
+        (
+            {"bounds": "layer"},
+            "the columns of the tile differ in lo, the accelerator has bounds layer",
+        ),
+    ],
+)
+def test_what_a_tile_cannot_have_is_named(change: dict[str, str], message: str) -> None:
+    config = AcceleratorConfig(rows=2, cols=2, max_k=4, psum_depth=4)
+    job = random_job(config, np.random.default_rng(0), m=2, k_tiles=1, signed_in=True)
+    job = replace(job, lo=np.array([0, 1]), hi=np.array([2, 2]))
+    reference_output(config, job)
+    for run in (reference_output, param_words):
+        with pytest.raises(InputError) as error:
+            run(replace(config, **change), job)
+        assert str(error.value) == message

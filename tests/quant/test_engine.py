@@ -15,6 +15,7 @@ from integer_networks import (
     Builder,
     brute_forward,
     brute_gemm,
+    multiplied,
     plain_network,
     random_codes,
     residual_network,
@@ -44,9 +45,18 @@ def test_every_tensor_equals_brute_force(make, weight_bits, act_bits):
     assert_equal_to_brute_force(network, random_codes(network, 2))
 
 
+@pytest.mark.parametrize("weight_bits,act_bits", [(2, 2), (3, 7), (8, 8)])
+def test_multipliers_equal_brute_force(weight_bits, act_bits):
+    network = residual_network(seed=3, weight_bits=weight_bits, act_bits=act_bits)
+    network = multiplied(network)
+    assert network.multiplies
+    assert_equal_to_brute_force(network, random_codes(network, 2))
+
+
+@pytest.mark.parametrize("make", [residual_network, lambda seed: multiplied(plain_network(seed))])
 @pytest.mark.parametrize("end", ["lo", "hi"])
-def test_extreme_codes(end):
-    network = residual_network(seed=5)
+def test_extreme_codes(end, make):
+    network = make(seed=5)
     values = np.full((1, *network.input_shape), getattr(network.input, end))
     assert_equal_to_brute_force(network, values)
 

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from integer_networks import Builder
+from integer_networks import Builder, multiplied, plain_network
 from onnx import numpy_helper
 from small_networks import digits, images, spec
 
@@ -16,6 +16,7 @@ from quant import engine
 from quant.network import Gemm, IntegerNetwork
 from quant.onnx_export import export_onnx, to_onnx
 from quant.quantize import quantize
+from trilat.errors import InputError
 
 
 def network(name: str, weight_bits: int, act_bits: int) -> IntegerNetwork:
@@ -112,3 +113,9 @@ def test_all_tensors_are_outputs_only_when_asked_for() -> None:
     assert [o.name for o in to_onnx(found).graph.output] == ["logits"]
     names = {o.name for o in to_onnx(found, all_tensors=True).graph.output}
     assert names == {"logits", "input", *(n.name for n in found.nodes[:-1])}
+
+
+def test_multipliers_without_scales_are_refused() -> None:
+    message = "^conv1 has multipliers but no scales: ONNX computes with scales$"
+    with pytest.raises(InputError, match=message):
+        to_onnx(multiplied(plain_network()))

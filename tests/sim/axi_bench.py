@@ -21,7 +21,15 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
+from hdl.config import (
+    ACT_SIGNS,
+    BOUNDS,
+    DATAFLOWS,
+    PLACES,
+    PROTECTIONS,
+    REQUANTS,
+    AcceleratorConfig,
+)
 from hdl.gen import generate
 from hdl.register_map import REGISTERS
 from hdl.tile import TileJob, param_words, reference_output, stream_beats
@@ -47,6 +55,9 @@ def configs(draw: st.DrawFn) -> AcceleratorConfig:
         psum_depth=draw(st.integers(2, 12)),
         protect=draw(st.sampled_from(PROTECTIONS)),
         protect_place=draw(st.sampled_from(PLACES)),
+        act_sign=draw(st.sampled_from(ACT_SIGNS)),
+        bounds=draw(st.sampled_from(BOUNDS)),
+        requant=draw(st.sampled_from(REQUANTS)),
     )
 
 
