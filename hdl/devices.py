@@ -235,10 +235,13 @@ def _estimate(cost: Cost, of: AcceleratorConfig, rows: int, cols: int) -> dict[s
     edges = (rows + cols) / (of.rows + of.cols)
     found = dict.fromkeys(RESOURCES, 0.0)
     for module in cost.modules:
-        if "_pe_" in module.name or module.name == "trilat_multiplier":
+        if "_pe_" in module.name:
             factor = pes
         else:
             factor = columns if module.count == of.cols and of.cols > 1 else edges
         for name in RESOURCES:
             found[name] += factor * module.count * getattr(module, name)
+    for change in cost.changes:
+        for name in RESOURCES:
+            found[name] += edges * getattr(change, name)
     return found
