@@ -398,9 +398,7 @@ class _Design:
         """Join the outputs of a primitive with those of its like; return what reads them."""
         affected = []
         twin = self.instances[other[0]]
-        outputs = zip(
-            instance.module.outputs[cell], twin.module.outputs[other[1]], strict=True
-        )
+        outputs = zip(instance.module.outputs[cell], twin.module.outputs[other[1]], strict=True)
         for mine, theirs in outputs:
             gone, stays = self.net(instance, mine), self.net(twin, theirs)
             if gone != stays:
@@ -494,9 +492,7 @@ def _elaborate(modules: Mapping[str, _Module], top: str) -> _Design:
 _Net = int | tuple[int, Bit]
 
 
-def _chains(
-    design: _Design, cones: Sequence[_Cone]
-) -> Iterable[list[tuple[_Delay, _Module]]]:
+def _chains(design: _Design, cones: Sequence[_Cone]) -> Iterable[list[tuple[_Delay, _Module]]]:
     """Yield the delays that stand in a row without a tap between them, the last one first."""
     taps: Counter[_Net] = Counter(design.find(net) for net in design.outputs)
     # By the net that it drives: the delay, what drives it, its control.

@@ -251,9 +251,7 @@ def count_cells(cells: Mapping[str, int], family: Family) -> dict[str, Any]:
     return totals
 
 
-def _module_cost(
-    module: MappedModule, count: int, family: Family, ends_chains: bool
-) -> ModuleCost:
+def _module_cost(module: MappedModule, count: int, family: Family, ends_chains: bool) -> ModuleCost:
     timing = module.timing
     if ends_chains and module.chained is not None:
         timing = max(timing, module.chained, key=lambda found: found.delay)

@@ -122,8 +122,7 @@ def groups(texts: Mapping[str, str]) -> list[list[str]]:
     products = [
         name
         for name, text in texts.items()
-        if (name.startswith(_PE) or " * " in text)
-        and name not in memories
+        if (name.startswith(_PE) or " * " in text) and name not in memories
     ]
     rest = [name for name in texts if name not in memories and name not in products]
     return [group for group in (*([name] for name in memories), products, rest) if group]
