@@ -370,7 +370,9 @@ class _Design:
             known = frozenset(
                 bit for bit, net in nets.items() if net in constants or len(readers[net]) > 1
             )
-            for cell in module.decided(known):
+            # Two inputs on one net can make anything behind them equal within the instance.
+            twice = len(set(nets.values())) < len(nets)
+            for cell in range(len(module.cells)) if twice else module.decided(known):
                 if (number, cell) in self.representative:
                     continue
                 inputs = tuple(self.net(instance, bit) for bit in module.inputs[cell])
@@ -383,7 +385,8 @@ class _Design:
                     continue
                 self.representative[number, cell] = other
                 self._merged.setdefault(number, set()).add(cell)
-                for affected in self._join(instance, cell, other, readers):
+                affected_ones = self._join(instance, cell, other, readers)
+                for affected in [*affected_ones, *([number] if twice else [])]:
                     if affected not in queued:
                         queued.add(affected)
                         waiting.append(affected)
