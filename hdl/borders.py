@@ -353,6 +353,7 @@ class _Design:
         """Join the outputs of primitives with the same inputs, until there are no more of them.
 
         Only nets that are read in several places, and constants, can lead to equal primitives.
+        What is equal within one instance stays: flat synthesis has it too, as ABC makes it anew.
         """
         readers: dict[int, list[int]] = {}
         for instance in self.instances:
@@ -370,23 +371,19 @@ class _Design:
             known = frozenset(
                 bit for bit, net in nets.items() if net in constants or len(readers[net]) > 1
             )
-            # Two inputs on one net can make anything behind them equal within the instance.
-            twice = len(set(nets.values())) < len(nets)
-            for cell in range(len(module.cells)) if twice else module.decided(known):
+            for cell in module.decided(known):
                 if (number, cell) in self.representative:
                     continue
                 inputs = tuple(self.net(instance, bit) for bit in module.inputs[cell])
                 key = (module.cells[cell].kind, module.cells[cell].parameters, inputs)
-                other = seen.setdefault(key, (number, cell))
+                other = self.kept(*seen.setdefault(key, (number, cell)))
                 if other == (number, cell) or not module.outputs[cell]:
                     continue
-                other = self.kept(*other)
-                if other == (number, cell):
+                if other[0] == number:
                     continue
                 self.representative[number, cell] = other
                 self._merged.setdefault(number, set()).add(cell)
-                affected_ones = self._join(instance, cell, other, readers)
-                for affected in [*affected_ones, *([number] if twice else [])]:
+                for affected in self._join(instance, cell, other, readers):
                     if affected not in queued:
                         queued.add(affected)
                         waiting.append(affected)
