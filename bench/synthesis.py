@@ -442,8 +442,7 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
     console.print(f"{same} of {len(results)} stored designs are what the generator emits now")
     times = {} if arguments.quick else speed(large, arguments.jobs)
     for name, value in times.items():
-        text = value if isinstance(value, dict) else f"{value:.1f}"
-        console.print(f"{name}: {text}")
+        console.print(f"{name}: {value if isinstance(value, dict) else round(value, 1)}")
     if times and large is not None and large.key != flat_key(core_verilog(_LARGE)):
         console.print("the stored flat 16x16 is of Verilog that the generator no longer emits")
     wrong = check_sample(chosen, arguments.sample, arguments.seed)

@@ -221,8 +221,8 @@ class _Module:
             if not unknown:
                 ready.append(number)
         for number in ready:
-            for bit in self.outputs[number]:
-                for user in users.pop(bit, ()):
+            for out in self.outputs[number]:
+                for user in users.pop(out, ()):
                     left[user] -= 1
                     if left[user] == 0:
                         ready.append(user)
@@ -467,8 +467,8 @@ def _elaborate(modules: Mapping[str, _Module], top: str) -> _Design:
         for name, pins in module.netlist.children:
             inner: dict[Bit, int] = {}
             for port, bits in modules[name].netlist.ports.items():
-                for local, bit in zip(bits, pins.get(port, ()), strict=False):
-                    net = design.net(instance, bit)
+                for local, outer in zip(bits, pins.get(port, ()), strict=False):
+                    net = design.net(instance, outer)
                     # An output that is a constant, or joined with another port inside.
                     known = _CONSTANTS.index(local) if isinstance(local, str) else inner.get(local)
                     if known is None:

@@ -196,9 +196,9 @@ def map_modules(
             boxes = [black_box(child, ports[child], timings[child]) for child in inner]
             if new:
                 work = _new(folder, f"sta{number}")
-                found = _time(new, boxes, inner, uninstantiated, family, work)
-                timings |= {name: found[name] for name in new}
-                chained |= {name: found.get(name + _CHAINED) for name in new}
+                timed = _time(new, boxes, inner, uninstantiated, family, work)
+                timings |= {name: timed[name] for name in new}
+                chained |= {name: timed.get(name + _CHAINED) for name in new}
         agreed = checked.result()
     for number, (found, seconds) in mapped.items():
         result = {}
