@@ -286,8 +286,9 @@ def _map(texts: dict[str, str], family: Family, cache: Path) -> dict[str, Mapped
 
 def _area(mapped: dict[str, MappedModule], counts: Counter[str], family: Family) -> Area:
     total: Counter[str] = Counter()
-    for name, times in counts.items():
-        for kind, n in mapped[name].cells.items():
+    for name, module in mapped.items():
+        times = counts[name]
+        for kind, n in module.cells.items():
             for field, value in family.count(kind, n).items():
                 total[field] += int(value) * times
     pes = SIZE * SIZE

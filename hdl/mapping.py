@@ -3,7 +3,8 @@
 
 Each kind of module is mapped once, in small groups with fixed members (`groups`): what Yosys
 makes of one module can depend on the others in the same run, so a result must not depend on what
-happens to be in the cache. A group is stored under the hash of its modules, those below them,
+happens to be in the cache. A PE is mapped as one with all below it, as the border of a multiplier
+runs through logic (`whole_pes`). A group is stored under the hash of its modules, those below them,
 the family and the tool: another array size costs only the groups that it changes.
 """
 
@@ -20,13 +21,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hdl import netlist_check, yosys
+from hdl.borders import Netlist, netlist_from_json, read_netlist
 from hdl.families import Family
-from hdl.timing import CLOCKS, Timing, analyse, black_box
+from hdl.timing import CLOCKS, Timing, analyse, black_box, end_chains
 from trilat.files import content_hash, write_json
 from trilat.progress import Advance
 
 # Counts in every key: raise it when the meaning of a stored result changes.
-_FORMAT = 3
+_FORMAT = 4
+_PE = "trilat_pe_"
+# Behind a module's name: with the registers at its inputs as ends of shift registers.
+_CHAINED = "$chained"
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -40,7 +45,10 @@ class MappedModule:
         cells: primitive -> instances, without those of submodules.
         children: submodule -> instances.
         ports: name -> direction and bits, as in Yosys JSON.
+        netlist: its primitives and what they are connected to.
         timing: its delays.
+        chained: with each register behind an input port as the end of a shift register; None
+            where there is none, or where registers stay registers.
         vectors: random vectors on which the netlist agreed with the RTL.
         seconds: wall-clock of mapping its group.
     """
@@ -49,7 +57,9 @@ class MappedModule:
     cells: dict[str, int]
     children: dict[str, int]
     ports: dict[str, Any]
+    netlist: Netlist
     timing: Timing
+    chained: Timing | None
     vectors: int
     seconds: float
 
@@ -84,6 +94,23 @@ def levels(children: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return result
 
 
+def whole_pes(texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the modules that are mapped as such, and the texts of those mapped inside of PEs.
+
+    Raises:
+        ValueError: what is inside of a PE is instantiated elsewhere too.
+    """
+    children = instances(texts)
+    pes = [name for name in texts if name.startswith(_PE)]
+    inside = below(pes, children) - set(pes)
+    if any(inside & set(children[name]) for name in texts if name not in inside.union(pes)):
+        raise ValueError(f"{', '.join(sorted(inside))}: also instantiated outside of PEs")
+    return (
+        {name: text for name, text in texts.items() if name not in inside},
+        {name: texts[name] for name in sorted(inside)},
+    )
+
+
 def groups(texts: Mapping[str, str]) -> list[list[str]]:
     """Return the modules that share a Yosys run.
 
@@ -95,8 +122,7 @@ def groups(texts: Mapping[str, str]) -> list[list[str]]:
     products = [
         name
         for name, text in texts.items()
-        if (name.startswith("trilat_pe_") or " * " in text or name == "trilat_multiplier")
-        and name not in memories
+        if (name.startswith(_PE) or " * " in text) and name not in memories
     ]
     rest = [name for name in texts if name not in memories and name not in products]
     return [group for group in (*([name] for name in memories), products, rest) if group]
@@ -123,7 +149,7 @@ def map_modules(
         yosys.YosysError: Yosys failed; its work folder stays under `cache`.
         netlist_check.MismatchError: a netlist does not compute what its RTL does.
     """
-    texts = split_modules(verilog)
+    texts, inside_pes = whole_pes(split_modules(verilog))
     children = instances(texts)
     order = levels(children)
     tools = _tools(family)
@@ -131,8 +157,10 @@ def map_modules(
     files: list[Path] = []
     for group in shared:
         # All below the group count: their delays are part of its own.
-        inside = sorted(below(group, children))
-        key = content_hash([group, [texts[name] for name in inside], tools])
+        inside = [texts[name] for name in sorted(below(group, children))]
+        if any(name.startswith(_PE) for name in group):
+            inside += inside_pes.values()
+        key = content_hash([group, inside, tools])
         files.append(cache / f"{family.name}-{group[0]}-{key}.json")
     done: dict[str, MappedModule] = {}
     todo: list[int] = []
@@ -148,14 +176,17 @@ def map_modules(
 
         def run(number: int) -> tuple[dict[str, Any], float]:
             start = time.monotonic()
-            found = map_group(shared[number], texts, children, family, _new(folder, f"map{number}"))
+            work = _new(folder, f"map{number}")
+            found = map_group(shared[number], texts, inside_pes, family, work)
             advance(len(found))
             return found, round(time.monotonic() - start, 2)
 
         mapped = dict(zip(todo, _all(pool, run, todo), strict=True))
         netlists = {name: net for found, _ in mapped.values() for name, net in found.items()}
-        checked = pool.submit(_check, netlists, texts, children, family, _new(folder, "check"))
+        work = _new(folder, "check")
+        checked = pool.submit(_check, netlists, texts, inside_pes, family, work)
         timings = {name: module.timing for name, module in done.items()}
+        chained: dict[str, Timing | None] = {}
         ports = {name: module.ports for name, module in done.items()}
         ports |= {name: netlist["ports"] for name, netlist in netlists.items()}
         uninstantiated = set(texts).difference(*children.values())
@@ -165,7 +196,9 @@ def map_modules(
             boxes = [black_box(child, ports[child], timings[child]) for child in inner]
             if new:
                 work = _new(folder, f"sta{number}")
-                timings |= _time(new, boxes, inner, uninstantiated, family, work)
+                timed = _time(new, boxes, inner, uninstantiated, family, work)
+                timings |= {name: timed[name] for name in new}
+                chained |= {name: timed.get(name + _CHAINED) for name in new}
         agreed = checked.result()
     for number, (found, seconds) in mapped.items():
         result = {}
@@ -177,7 +210,9 @@ def map_modules(
                 cells={kind: n for kind, n in sorted(cells.items()) if kind not in texts},
                 children={kind: n for kind, n in sorted(cells.items()) if kind in texts},
                 ports=ports[name],
+                netlist=read_netlist(netlist, texts),
                 timing=timings[name],
+                chained=chained[name],
                 vectors=agreed[name].vectors,
                 seconds=seconds,
             )
@@ -220,9 +255,11 @@ def _new(folder: Path, name: str) -> Path:
 def _load(file: Path) -> dict[str, MappedModule]:
     result = {}
     for name, data in json.loads(file.read_text(encoding="utf-8")).items():
-        timing = data.pop("timing")
-        timing["path"] = tuple(timing["path"])
-        result[name] = MappedModule(timing=Timing(**timing), **data)
+        data["netlist"] = netlist_from_json(data["netlist"])
+        for field in ("timing", "chained"):
+            if data[field] is not None:
+                data[field] = Timing(**{**data[field], "path": tuple(data[field]["path"])})
+        result[name] = MappedModule(**data)
     return result
 
 
@@ -241,13 +278,16 @@ def _tools(family: Family) -> dict[str, Any]:
 def map_group(
     group: list[str],
     texts: Mapping[str, str],
-    children: Mapping[str, Iterable[str]],
+    inside_pes: Mapping[str, str],
     family: Family,
     folder: Path,
 ) -> dict[str, Any]:
     """Map the modules of a group in one run; return their netlists as Yosys JSON."""
+    children = instances(texts)
     outside = sorted({child for name in group for child in children[name]} - set(group))
-    (folder / "modules.v").write_text("\n".join(texts[n] for n in group), encoding="utf-8")
+    pes = [name for name in group if name.startswith(_PE)]
+    read = [texts[name] for name in group] + (list(inside_pes.values()) if pes else [])
+    (folder / "modules.v").write_text("\n".join(read), encoding="utf-8")
     (folder / "outside.v").write_text("\n".join(texts[n] for n in outside), encoding="utf-8")
     # Yosys maps what hangs below one top module.
     all_of_them = "\n".join(f"  {name} m{number}();" for number, name in enumerate(group))
@@ -257,6 +297,7 @@ def map_group(
     script = [
         "read_verilog modules.v group.v",
         *(["read_verilog -lib outside.v"] if outside else []),
+        *netlist_check.flatten(pes if inside_pes else []),
         *family.script("trilat_group", any(has_memory(texts[name]) for name in group)),
         "select " + " ".join(group),
         "write_json -selected netlists.json",
@@ -274,10 +315,15 @@ def _time(
     family: Family,
     folder: Path,
 ) -> dict[str, Timing]:
+    copies: dict[str, Mapping[str, Any]] = {}
+    if family.shift_registers:
+        candidates = {name + _CHAINED: end_chains(net) for name, net in netlists.items()}
+        copies = {name: net for name, net in candidates.items() if net is not None}
+    netlists = {**netlists, **copies}
     cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
     return analyse(
         netlists,
-        whole=whole,
+        whole=[*whole, *copies],
         models="\n".join([family.timing_models(cells - set(inner)), *boxes]),
         silent=inner,
         opaque={*family.dsp, *family.bram, *inner},
@@ -290,15 +336,18 @@ def _time(
 def _check(
     netlists: Mapping[str, Mapping[str, Any]],
     texts: Mapping[str, str],
-    children: Mapping[str, Iterable[str]],
+    inside_pes: Mapping[str, str],
     family: Family,
     folder: Path,
 ) -> dict[str, netlist_check.CheckResult]:
+    children = instances(texts)
     needed = set(netlists) | {c for name in netlists for c in children[name]}
     cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
+    pes = [name for name in netlists if name.startswith(_PE)]
     return netlist_check.check(
         netlists,
         {name: text for name, text in texts.items() if name in needed},
+        inside=inside_pes if pes else {},
         models=family.simulation_models(cells - set(texts)),
         clocks=CLOCKS,
         folder=folder,

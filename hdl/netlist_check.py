@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def check(
     models: str,
     clocks: Sequence[str],
     folder: Path,
+    inside: Mapping[str, str] | None = None,
     seed: int = 0,
     streams: int = STREAMS,
     cycles: int = CYCLES,
@@ -81,6 +83,7 @@ def check(
         models: Verilog simulation models of the primitives in the netlists.
         clocks: names that a clock port may have; all registers must be on it.
         folder: where the files go.
+        inside: Verilog of modules that some of the netlists contain, not opaque.
         seed: of the stimuli.
         streams: independent stimuli, a multiple of 8.
         cycles: clock cycles of each.
@@ -92,7 +95,7 @@ def check(
         MismatchError: an output differs; says which, when and in how many streams.
         yosys.YosysError: Yosys failed, or a netlist holds what cannot be simulated.
     """
-    left, right = _gates(netlists, rtl, models, folder)
+    left, right = _gates(netlists, rtl, inside or {}, models, folder)
     return {
         name: _compare(name, left[name], right[name], clocks, seed, streams, cycles)
         for name in netlists
@@ -131,8 +134,17 @@ def _compare(
     return CheckResult(vectors=streams * cycles, bits=streams * cycles * len(outputs))
 
 
+def flatten(names: Sequence[str]) -> list[str]:
+    """Return the Yosys commands that put what these modules, just read, instantiate into them."""
+    return ["proc", *(f"flatten {name}" for name in names)] if names else []
+
+
 def _gates(
-    netlists: Mapping[str, Mapping[str, Any]], rtl: Mapping[str, str], models: str, folder: Path
+    netlists: Mapping[str, Mapping[str, Any]],
+    rtl: Mapping[str, str],
+    inside: Mapping[str, str],
+    models: str,
+    folder: Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the gate-level modules of both sides by name."""
     names = sorted(netlists)
@@ -140,7 +152,7 @@ def _gates(
     (folder / "netlists.json").write_text(json.dumps({"modules": mapped}), encoding="utf-8")
     instances = "\n".join(f"  {name} mapped_{i}();" for i, name in enumerate(mapped))
     files = {
-        "checked.v": "\n".join(rtl[name] for name in names),
+        "checked.v": "\n".join([*(rtl[name] for name in names), *inside.values()]),
         "others.v": "\n".join(text for name, text in rtl.items() if name not in netlists),
         "submodules.v": "\n".join(rtl.values()),
         "models.v": models,
@@ -152,6 +164,7 @@ def _gates(
         "read_verilog checked.v",
         "read_verilog -lib others.v",
         "hierarchy -check",
+        *flatten([name for name in names if _instantiates(rtl[name], inside)]),
         "select " + " ".join(names),
         *(step for step in _TO_GATES if step != "flatten"),
         "write_json -selected rtl_gates.json",
@@ -178,6 +191,10 @@ def _gates(
         for file in ("rtl_gates.json", "net_gates.json")
     )
     return left, {name: right[f"trilat_mapped_{name}"] for name in names}
+
+
+def _instantiates(text: str, names: Iterable[str]) -> bool:
+    return any(re.search(rf"^\s*{re.escape(name)}\s", text, flags=re.M) for name in names)
 
 
 def without_contents(module: Mapping[str, Any]) -> dict[str, Any]:

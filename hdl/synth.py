@@ -39,6 +39,11 @@ def table(cost: Cost) -> Table:
         memory = (f"{module.bram36:g}", str(module.carry), f"{module.delay_ns:.3f}")
         result.add_row(module.name, *map(str, numbers), *memory)
     result.add_section()
+    for change in cost.changes:
+        counts = (change.lut, change.lut_memory, change.ff, change.dsp)
+        memory = (f"{change.bram36:g}", str(change.carry), "")
+        result.add_row(change.reason, "", *map(str, counts), *memory)
+    result.add_section()
     totals = (cost.lut, cost.lut_memory, cost.ff, cost.dsp)
     memory = (f"{cost.bram36:g}", str(cost.carry), f"{cost.delay_ns:.3f}")
     result.add_row("total", "", *map(str, totals), *memory)

@@ -122,6 +122,35 @@ def timing_netlist(module: Mapping[str, Any]) -> dict[str, Any]:
     return {"attributes": {}, "ports": module["ports"], "cells": cells, "netnames": names}
 
 
+def end_chains(module: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a Xilinx netlist with each register at an input port as the end of a shift register.
+
+    What flat synthesis makes of it where registers of other modules lead to that port. None if
+    there is no such register: with a reset there is none.
+    """
+    given = {
+        bit
+        for port in module["ports"].values()
+        if port["direction"] == "input"
+        for bit in port["bits"]
+    }
+    cells = dict(module["cells"])
+    for name, cell in module["cells"].items():
+        pins = cell["connections"]
+        if cell["type"] == "FDRE" and pins["R"] == ["0"] and pins["D"][0] in given:
+            pins = {"CLK": pins["C"], **{pin: pins[pin] for pin in ("CE", "D", "Q")}}
+            pins |= {f"A{i}": ["1"] for i in range(4)}
+            directions = {pin: "output" if pin == "Q" else "input" for pin in pins}
+            cells[name] = {
+                **cell,
+                "type": "SRL16E",
+                "parameters": {},
+                "port_directions": directions,
+                "connections": pins,
+            }
+    return None if cells == module["cells"] else {**module, "cells": cells}
+
+
 def _gather(
     pins: dict[str, list[Any]], directions: dict[str, str]
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:

@@ -18,7 +18,7 @@ from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
 from hdl.gen import generate
-from hdl.mapping import below, groups, instances, map_group, split_modules
+from hdl.mapping import below, groups, instances, map_group, split_modules, whole_pes
 from hdl.netlist_check import without_contents
 from hdl.registers import CORE
 from sim.drive import EQUAL, build_driver, drive, trial_runs
@@ -80,14 +80,13 @@ def write_netlist(verilog: str, family: Family, folder: Path) -> int:
         The number of primitives.
     """
     texts = split_modules(verilog)
-    children = instances(texts)
-    inside = below([CORE], children)
-    texts = {name: text for name, text in texts.items() if name in inside}
+    inside = below([CORE], instances(texts))
+    texts, inside_pes = whole_pes({name: texts[name] for name in texts if name in inside})
     netlists: dict[str, Any] = {}
     for number, group in enumerate(groups(texts)):
         work = folder / f"map{number}"
         work.mkdir()
-        found = map_group(group, texts, children, family, work)
+        found = map_group(group, texts, inside_pes, family, work)
         netlists |= {name: without_contents(module) for name, module in found.items()}
     kinds = [c["type"] for m in netlists.values() for c in m["cells"].values()]
     primitives = [kind for kind in kinds if kind not in netlists and kind != "$scopeinfo"]

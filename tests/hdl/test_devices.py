@@ -58,6 +58,7 @@ def made_cost(config):
         delay_ns=1.0,
         critical_path="",
         modules=modules,
+        changes=(),
         scope="",
         tools={},
         seconds=0.0,

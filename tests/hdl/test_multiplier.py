@@ -93,5 +93,6 @@ def test_netlists_agree(family: str, fields: dict[str, Any], tmp_path: Path) -> 
     mapped = map_modules(
         verilog, FAMILIES[family], cache=tmp_path, jobs=1, advance=lambda done: None
     )
-    assert set(mapped) == set(kinds)
+    # A PE is mapped as one with its multiplier.
+    assert set(mapped) == {name for name in kinds if name.startswith("trilat_pe_")}
     assert all(module.vectors for module in mapped.values())

@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only the whole shows: how a flat netlist differs from modules that were mapped alone.
+
+Across the borders of modules, flat synthesis removes what nothing reads, keeps one of several
+primitives that have the same inputs, and makes shift registers of registers in a row. All three
+are decided by how the modules are connected, so they are found here in the mapped netlists: no
+primitive is mapped again. Of a module only what its neighbours can change is looked at, once for
+each way in which they do (nearly all PEs are in the same situation), so the time grows with the
+ports of the array and hardly with what is inside.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+# A net of one module, as Yosys numbers it; a constant is a string.
+Bit = int | str
+_CONSTANTS = ("0", "1", "x", "z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One primitive of a netlist.
+
+    Attributes:
+        kind: primitive.
+        parameters: as Yosys writes them, sorted, in one string.
+        inputs, outputs: pin -> nets, element 0 first.
+    """
+
+    kind: str
+    parameters: str
+    inputs: dict[str, list[Bit]]
+    outputs: dict[str, list[Bit]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Netlist:
+    """A module's primitives, and how it connects its submodules.
+
+    Attributes:
+        ports: name -> nets.
+        inputs: those of `ports` that are inputs.
+        cells: the primitives.
+        children: submodule and what its ports are connected to (port -> nets), for each instance.
+    """
+
+    ports: dict[str, list[Bit]]
+    inputs: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    children: tuple[tuple[str, dict[str, list[Bit]]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """By what a flat netlist differs: primitive -> instances, negative where there are fewer.
+
+    Attributes:
+        unread: what drives nothing where it stands.
+        equal: what has the same inputs as another of its kind.
+        chained: registers in a row that become shift registers, or longer ones.
+        ends: modules in which a register became the end of a shift register.
+    """
+
+    unread: dict[str, int]
+    equal: dict[str, int]
+    chained: dict[str, int]
+    ends: frozenset[str]
+
+
+def read_netlist(module: Mapping[str, Any], submodules: Iterable[str]) -> Netlist:
+    """Return a module of Yosys JSON in the form that is kept."""
+    known = set(submodules)
+    cells, children = [], []
+    for cell in module["cells"].values():
+        pins = cell["connections"]
+        if cell["type"] in known:
+            children.append((cell["type"], pins))
+        elif cell["type"] != "$scopeinfo":
+            directions = cell["port_directions"]
+            parameters = sorted(cell["parameters"].items())
+            cells.append(
+                Cell(
+                    kind=cell["type"],
+                    parameters=" ".join(f"{name}={value}" for name, value in parameters),
+                    inputs={pin: b for pin, b in pins.items() if directions[pin] == "input"},
+                    outputs={pin: b for pin, b in pins.items() if directions[pin] != "input"},
+                )
+            )
+    ports = module["ports"]
+    return Netlist(
+        ports={name: port["bits"] for name, port in ports.items()},
+        inputs=tuple(name for name, port in ports.items() if port["direction"] == "input"),
+        cells=tuple(cells),
+        children=tuple(children),
+    )
+
+
+def netlist_from_json(data: Mapping[str, Any]) -> Netlist:
+    """Read what `dataclasses.asdict` makes of a netlist, through JSON or not."""
+    return Netlist(
+        ports=data["ports"],
+        inputs=tuple(data["inputs"]),
+        cells=tuple(Cell(**cell) for cell in data["cells"]),
+        children=tuple((name, pins) for name, pins in data["children"]),
+    )
+
+
+def changes(
+    netlists: Mapping[str, Netlist],
+    top: str,
+    shift_register: Callable[[int], Mapping[str, int]] | None,
+) -> Changes:
+    """Return what a flat netlist of `top` has more and less than its modules mapped alone.
+
+    Args:
+        netlists: of `top` and all modules below it.
+        top: module; all of its ports are read and driven from outside.
+        shift_register: primitives of one of that many stages; None if registers stay registers.
+    """
+    design = _elaborate({name: _Module(name, net) for name, net in netlists.items()}, top)
+    design.merge()
+    cones = design.sweep()
+    unread: Counter[str] = Counter()
+    equal: Counter[str] = Counter()
+    for number, cell in design.representative:
+        equal[design.instances[number].module.cells[cell].kind] -= 1
+    for instance, cone in zip(design.instances, cones, strict=True):
+        stays = cone.cells | design.merged(instance)
+        if len(stays) < len(instance.module.cells):
+            for number, found in enumerate(instance.module.cells):
+                if number not in stays:
+                    unread[found.kind] -= 1
+    chained: Counter[str] = Counter()
+    ends: set[str] = set()
+    if shift_register is not None:
+        for chain in _chains(design, cones):
+            made = shift_register(sum(delay.stages for delay, _ in chain))
+            kinds = Counter(module.cells[delay.cell].kind for delay, module in chain)
+            chained.update(made)
+            chained.subtract(kinds)
+            last, module = chain[0]
+            if last.stages == 1 and made.get("FDRE", 0) == 0:
+                ends.add(module.name)
+    return Changes(
+        unread=dict(sorted(unread.items())),
+        equal=dict(sorted(equal.items())),
+        chained={kind: n for kind, n in sorted(chained.items()) if n},
+        ends=frozenset(ends),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Delay:
+    """A register or shift register that only delays: cell, stages, nets, what else decides."""
+
+    cell: int
+    stages: int
+    data: Bit
+    out: Bit
+    control: tuple[Bit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cone:
+    """What of a module is needed for some of its nets.
+
+    Attributes:
+        cells: the primitives.
+        outside: nets without a driver in the module.
+        elsewhere: outputs (cell, index) of primitives that another instance has.
+    """
+
+    cells: frozenset[int]
+    outside: tuple[int, ...]
+    elsewhere: tuple[tuple[int, int], ...]
+
+
+class _Module:
+    """A netlist with what is asked of it again and again."""
+
+    def __init__(self, name: str, netlist: Netlist) -> None:
+        self.name, self.netlist = name, netlist
+        self.cells = netlist.cells
+        self.inputs = [[b for bits in c.inputs.values() for b in bits] for c in self.cells]
+        self.outputs = [[b for bits in c.outputs.values() for b in bits] for c in self.cells]
+        self.driver = {
+            bit: (number, index)
+            for number, bits in enumerate(self.outputs)
+            for index, bit in enumerate(bits)
+            if isinstance(bit, int)
+        }
+        read = {bit for bits in self.inputs for bit in bits if isinstance(bit, int)}
+        self.sources = sorted(read - set(self.driver))
+        border = [*netlist.ports.values()]
+        border += [bits for _, pins in netlist.children for bits in pins.values()]
+        self.border = sorted({bit for bits in border for bit in bits if isinstance(bit, int)})
+        # Asked for with few different arguments, as most instances are in the same situation.
+        self.decided = cache(self._decided)
+        self.cone = cache(self._cone)
+        self.delays = cache(self._delays)
+        self.readers = cache(self._readers)
+
+    def _decided(self, known: frozenset[Bit]) -> list[int]:
+        """Return the primitives that depend on `known` and constants alone, drivers first.
+
+        What is in a loop depends on itself: flat synthesis does not find its like either.
+        """
+        users: dict[Bit, list[int]] = {}
+        left: dict[int, int] = {}
+        ready = []
+        for number, bits in enumerate(self.inputs):
+            unknown = {bit for bit in bits if isinstance(bit, int) and bit not in known}
+            left[number] = len(unknown)
+            for bit in unknown:
+                users.setdefault(bit, []).append(number)
+            if not unknown:
+                ready.append(number)
+        for number in ready:
+            for out in self.outputs[number]:
+                for user in users.pop(out, ()):
+                    left[user] -= 1
+                    if left[user] == 0:
+                        ready.append(user)
+        return ready
+
+    def _cone(self, wanted: frozenset[int], elsewhere: frozenset[int]) -> _Cone:
+        """Return what is needed for the nets `wanted`, of which `elsewhere` is not built here."""
+        cells: set[int] = set()
+        outside: set[int] = set()
+        other: set[tuple[int, int]] = set()
+        waiting = list(wanted)
+        while waiting:
+            bit = waiting.pop()
+            driver = self.driver.get(bit)
+            if driver is None:
+                outside.add(bit)
+            elif driver[0] in elsewhere:
+                other.add(driver)
+            elif driver[0] not in cells:
+                cells.add(driver[0])
+                waiting += [b for b in self.inputs[driver[0]] if isinstance(b, int)]
+        return _Cone(
+            cells=frozenset(cells),
+            outside=tuple(sorted(outside)),
+            elsewhere=tuple(sorted(other)),
+        )
+
+    def _readers(self, cells: frozenset[int]) -> Counter[Bit]:
+        """Return by how many pins of `cells` each net is read."""
+        return Counter(
+            bit for number in cells for bit in self.inputs[number] if isinstance(bit, int)
+        )
+
+    def _delays(self, cells: frozenset[int]) -> list[_Delay]:
+        """Return those of `cells` that only delay."""
+        read = self.readers(cells)
+        found = []
+        for number in sorted(cells):
+            delay = _delay(number, self.cells[number], read)
+            if delay is not None:
+                found.append(delay)
+        return found
+
+
+def _delay(number: int, cell: Cell, read: Mapping[Bit, int]) -> _Delay | None:
+    """Return a Xilinx register without reset, or shift register of fixed length, as a delay."""
+    pins = {pin: bits for pin, bits in cell.inputs.items() if pin != "A"}
+    if cell.kind == "FDRE" and pins["R"] == ["0"]:
+        stages, out, clock = 1, cell.outputs["Q"][0], pins["C"][0]
+    elif cell.kind in ("SRL16E", "SRLC32E"):
+        address = cell.inputs.get("A") or [pins[f"A{i}"][0] for i in range(4)]
+        if any(bit not in ("0", "1") for bit in address):
+            return None
+        stages = 1 + sum(int(bit) << i for i, bit in enumerate(address))
+        out, clock = cell.outputs["Q"][0], pins["CLK"][0]
+        if "Q31" in cell.outputs and read[cell.outputs["Q31"][0]]:
+            if read[out]:
+                return None
+            stages, out = 32, cell.outputs["Q31"][0]
+    else:
+        return None
+    return _Delay(
+        cell=number, stages=stages, data=pins["D"][0], out=out, control=(clock, pins["CE"][0])
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Instance:
+    """An instance of a module; `nets` gives the net of the whole for nets of the module."""
+
+    number: int
+    module: _Module
+    nets: dict[Bit, int]
+
+
+@dataclass
+class _Design:
+    """The whole. A net is its number; `parent` joins those that carry the same value.
+
+    Attributes:
+        instances: parents first.
+        parent: of each net; that of a joined net is another one.
+        outputs: nets that are read from outside.
+        representative: (instance, cell) -> the one of the same inputs that is kept.
+    """
+
+    instances: list[_Instance] = field(default_factory=list)
+    parent: list[int] = field(default_factory=lambda: list(range(len(_CONSTANTS))))
+    outputs: list[int] = field(default_factory=list)
+    representative: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._merged: dict[int, set[int]] = {}
+
+    def new(self) -> int:
+        """Return a new net."""
+        self.parent.append(len(self.parent))
+        return len(self.parent) - 1
+
+    def find(self, net: int) -> int:
+        """Return the net that stands for all that are joined with this one."""
+        parent = self.parent
+        while parent[net] != net:
+            parent[net] = parent[parent[net]]
+            net = parent[net]
+        return net
+
+    def net(self, instance: _Instance, bit: Bit) -> int:
+        """Return the joined net of a net of a module, which gets one if it has none."""
+        if isinstance(bit, str):
+            return self.find(_CONSTANTS.index(bit))
+        if bit not in instance.nets:
+            instance.nets[bit] = self.new()
+        return self.find(instance.nets[bit])
+
+    def merged(self, instance: _Instance) -> frozenset[int]:
+        """Return the primitives of an instance that another one stands for."""
+        return frozenset(self._merged.get(instance.number, ()))
+
+    def kept(self, number: int, cell: int) -> tuple[int, int]:
+        """Return what stands for a primitive, given as (instance, cell)."""
+        found = (number, cell)
+        while found in self.representative:
+            found = self.representative[found]
+        return found
+
+    def merge(self) -> None:
+        """Join the outputs of primitives with the same inputs, until there are no more of them.
+
+        Only nets that are read in several places, and constants, can lead to equal primitives.
+        What is equal within one instance stays: flat synthesis has it too, as ABC makes it anew.
+        """
+        readers: dict[int, list[int]] = {}
+        for instance in self.instances:
+            for bit in instance.module.sources:
+                readers.setdefault(self.net(instance, bit), []).append(instance.number)
+        constants = {self.find(number) for number in range(len(_CONSTANTS))}
+        seen: dict[tuple[Any, ...], tuple[int, int]] = {}
+        waiting = deque(range(len(self.instances)))
+        queued = set(waiting)
+        while waiting:
+            number = waiting.popleft()
+            queued.discard(number)
+            instance, module = self.instances[number], self.instances[number].module
+            nets = {bit: self.net(instance, bit) for bit in module.sources}
+            known = frozenset(
+                bit for bit, net in nets.items() if net in constants or len(readers[net]) > 1
+            )
+            for cell in module.decided(known):
+                if (number, cell) in self.representative:
+                    continue
+                inputs = tuple(self.net(instance, bit) for bit in module.inputs[cell])
+                key = (module.cells[cell].kind, module.cells[cell].parameters, inputs)
+                other = self.kept(*seen.setdefault(key, (number, cell)))
+                if other == (number, cell) or not module.outputs[cell]:
+                    continue
+                if other[0] == number:
+                    continue
+                self.representative[number, cell] = other
+                self._merged.setdefault(number, set()).add(cell)
+                for affected in self._join(instance, cell, other, readers):
+                    if affected not in queued:
+                        queued.add(affected)
+                        waiting.append(affected)
+
+    def _join(
+        self,
+        instance: _Instance,
+        cell: int,
+        other: tuple[int, int],
+        readers: dict[int, list[int]],
+    ) -> list[int]:
+        """Join the outputs of a primitive with those of its like; return what reads them."""
+        affected = []
+        twin = self.instances[other[0]]
+        outputs = zip(instance.module.outputs[cell], twin.module.outputs[other[1]], strict=True)
+        for mine, theirs in outputs:
+            gone, stays = self.net(instance, mine), self.net(twin, theirs)
+            if gone != stays:
+                self.parent[gone] = stays
+                all_of_them = readers.pop(gone, []) + readers.pop(stays, [])
+                if all_of_them:
+                    readers[stays] = all_of_them
+                affected += all_of_them
+        return affected
+
+    def sweep(self) -> list[_Cone]:
+        """Return for each instance what of it is needed for the outputs of the whole."""
+        driver: dict[int, tuple[int, int]] = {}
+        for instance in self.instances:
+            for bit in instance.module.border:
+                if bit in instance.module.driver:
+                    cell, index = instance.module.driver[bit]
+                    number, cell = self.kept(instance.number, cell)
+                    out = self.instances[number].module.outputs[cell][index]
+                    assert isinstance(out, int)
+                    driver[self.net(instance, bit)] = (number, out)
+        wanted: list[set[int]] = [set() for _ in self.instances]
+        waiting: deque[int] = deque()
+        queued: set[int] = set()
+
+        def want(number: int, bit: int) -> None:
+            if bit not in wanted[number]:
+                wanted[number].add(bit)
+                if number not in queued:
+                    queued.add(number)
+                    waiting.append(number)
+
+        for net in self.outputs:
+            if self.find(net) in driver:
+                want(*driver[self.find(net)])
+        cones = [module.cone(frozenset(), frozenset()) for module in
+                 (instance.module for instance in self.instances)]  # fmt: skip
+        while waiting:
+            number = waiting.popleft()
+            queued.discard(number)
+            instance = self.instances[number]
+            cone = instance.module.cone(frozenset(wanted[number]), self.merged(instance))
+            cones[number] = cone
+            for bit in cone.outside:
+                net = self.net(instance, bit)
+                if net in driver:
+                    want(*driver[net])
+            for cell, index in cone.elsewhere:
+                other, twin = self.kept(number, cell)
+                out = self.instances[other].module.outputs[twin][index]
+                assert isinstance(out, int)
+                want(other, out)
+        return cones
+
+
+def _elaborate(modules: Mapping[str, _Module], top: str) -> _Design:
+    """Return all instances below `top`, with the nets that lead from one to another."""
+    design = _Design()
+
+    def place(module: _Module, nets: dict[Bit, int]) -> None:
+        for bit in module.border:
+            if bit not in nets:
+                nets[bit] = design.new()
+        instance = _Instance(number=len(design.instances), module=module, nets=nets)
+        design.instances.append(instance)
+        for name, pins in module.netlist.children:
+            inner: dict[Bit, int] = {}
+            for port, bits in modules[name].netlist.ports.items():
+                for local, outer in zip(bits, pins.get(port, ()), strict=False):
+                    net = design.net(instance, outer)
+                    # An output that is a constant, or joined with another port inside.
+                    known = _CONSTANTS.index(local) if isinstance(local, str) else inner.get(local)
+                    if known is None:
+                        inner[local] = net
+                    elif design.find(known) != net:
+                        design.parent[net] = design.find(known)
+            place(modules[name], inner)
+
+    place(modules[top], {})
+    netlist, instance = modules[top].netlist, design.instances[0]
+    design.outputs = [
+        design.net(instance, bit)
+        for name, bits in netlist.ports.items()
+        if name not in netlist.inputs
+        for bit in bits
+    ]
+    return design
+
+
+# A net of the whole, or one inside of an instance.
+_Net = int | tuple[int, Bit]
+
+
+def _chains(design: _Design, cones: Sequence[_Cone]) -> Iterable[list[tuple[_Delay, _Module]]]:
+    """Yield the delays that stand in a row without a tap between them, the last one first."""
+    taps: Counter[_Net] = Counter(design.find(net) for net in design.outputs)
+    # By the net that it drives: the delay, what drives it, its control.
+    behind: dict[_Net, tuple[_Delay, _Module, _Net, tuple[_Net, ...]]] = {}
+
+    def net(instance: _Instance, bit: Bit) -> _Net:
+        if isinstance(bit, str) or bit in instance.nets:
+            return design.net(instance, bit)
+        return instance.number, bit
+
+    for instance, cone in zip(design.instances, cones, strict=True):
+        module = instance.module
+        for bit, count in module.readers(cone.cells).items():
+            taps[net(instance, bit)] += count
+        for delay in module.delays(cone.cells):
+            control = tuple(net(instance, bit) for bit in delay.control)
+            behind[net(instance, delay.out)] = (delay, module, net(instance, delay.data), control)
+
+    def before(out: _Net) -> _Net | None:
+        _, _, data, control = behind[out]
+        joined = taps[data] == 1 and data in behind and behind[data][3] == control
+        return data if joined else None
+
+    inner = {before(out) for out in behind}
+    for out in behind:
+        if out not in inner:
+            chain = []
+            stage: _Net | None = out
+            while stage is not None:
+                chain.append(behind[stage][:2])
+                stage = before(stage)
+            if len(chain) > 1:
+                yield chain
