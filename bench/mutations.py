@@ -2,8 +2,10 @@
 """`python -m bench.mutations`: how many defects of the RTL the comparison with NumPy catches.
 
 Named defects are put into the emitted Verilog of every design they apply to; further mutants are
-drawn by Yosys `mutate`. Each must make some output beat, `tlast`, counter or handshake differ from
-what hdl/tile.py says. Survivors are listed, with what is known about them.
+drawn by Yosys `mutate`, of the core and of the shell around it (register bus and performance
+counters). Each must make some output beat, `tlast`, register or handshake differ from what
+hdl/tile.py, hdl/register_map.py and sim/driver.cpp say. Survivors are listed, with what is known
+about them.
 """
 
 from __future__ import annotations
@@ -48,11 +50,13 @@ class Design:
         config: a small array.
         named: whether the named defects are put into it.
         drawn: mutants drawn.
+        scope: of what, of `sim.mutants.SCOPES`.
     """
 
     config: AcceleratorConfig
     named: bool
     drawn: int
+    scope: str = "core"
 
 
 DESIGNS = {
@@ -86,6 +90,14 @@ DESIGNS = {
         named=False,
         drawn=50,
     ),
+    "2x2 clip, shell": Design(
+        config=AcceleratorConfig(
+            rows=2, cols=2, act_bits=3, weight_bits=3, max_k=6, psum_depth=3, protect="clip"
+        ),
+        named=False,
+        drawn=40,
+        scope="shell",
+    ),
 }  # fmt: skip
 
 
@@ -104,6 +116,7 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
             "seed": seed,
             "drawn": design.drawn,
             "named": design.named,
+            "scope": design.scope,
             "code": [
                 Path(f).read_text(encoding="utf-8")
                 for f in (DRIVER, sim.drive.__file__, sim.mutants.__file__)
@@ -125,7 +138,7 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
                 for defect, word in zip(DEFECTS, words, strict=True)
             ]
         if design.drawn:
-            drawn = draw(verilog, design.drawn, seed=seed, folder=folder)
+            drawn = draw(verilog, design.drawn, scope=design.scope, seed=seed, folder=folder)
             commands = drawn.commands
             words = _verdicts(design.config, drawn.verilog, len(commands), seed, folder, cache)
             lines = verilog.splitlines()
@@ -152,7 +165,7 @@ def _verdicts(
     """Return the verdicts of mutants 1..count; RuntimeError if the design itself differs."""
     source, simulator = folder / "design.v", folder / "simulator"
     source.write_text(verilog, encoding="utf-8")
-    build_driver([source], config, simulator, selected=True, runtime_cache=cache)
+    build_driver([source], config, simulator, selected=True, shell=True, runtime_cache=cache)
     words = [""] * (count + 1)
     for verdict in drive(simulator, config, trial_runs(config, seed=seed), (0, count)):
         words[verdict.mutant] = verdict.word
@@ -236,7 +249,7 @@ def report(results: dict[str, dict[str, Any]]) -> int:
                 console.print(f"{name}: survivor: {mutant['name']}", style="red", markup=False)
         for mutant in result["drawn"]:
             if mutant["verdict"] == EQUAL:
-                what = re.sub(r" -(module|src|wire|wirebit) \S+", "", mutant["command"])
+                what = re.sub(r" -(module|src|wirebit) \S+", "", mutant["command"])
                 console.print(
                     f"{name}: survivor: {what}\n  {mutant['line']}\n  {mutant['known']}",
                     markup=False,
