@@ -17,7 +17,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hdl import yosys
+from hdl.axil import PerformanceCounters
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.register_map import IDENTIFICATION, INTERFACE_VERSION, REGISTERS
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
 from trilat.progress import TerminalProgress
@@ -85,6 +87,7 @@ _ZERO = AcceleratorConfig(
     rows=2, cols=2, act_bits=8, weight_bits=2, max_k=4, psum_depth=2, protect="zero"
 )
 _ONE = AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=2, psum_depth=2)
+_TWO = AcceleratorConfig(rows=2, cols=2, act_bits=2, weight_bits=2, max_k=2, psum_depth=2)
 
 
 def _lane_config(protect: str, act_bits: int) -> AcceleratorConfig:
@@ -109,7 +112,7 @@ def _sizes(config: AcceleratorConfig) -> dict[str, object]:
         "RING": (2 * depth - 1).bit_length(),
         "AMOUNT": max(5, ((config.raw_beats - 1) * config.act_bits).bit_length()),
         "RAW_BEATS": config.raw_beats,
-        "DEPTH": depth,
+        "DEPTH": config.max_m,
         "K_TILES": config.max_k_tiles,
         "LATEST": 8 + config.rows + config.cols + 11 + 2 * config.raw_beats + 4,
         "PATIENCE": 16,
@@ -117,7 +120,19 @@ def _sizes(config: AcceleratorConfig) -> dict[str, object]:
         "WIDTH": config.cols,
         "COUNT": config.cols.bit_length(),
         **({"CHECKED": 1} if config.checks_output else {}),
+        **({"OS": 1} if config.is_os else {}),
         **({"SQUASH": 1} if config.protect == "zero" else {}),
+    }
+
+
+def _registers(config: AcceleratorConfig) -> dict[str, object]:
+    """Return the number of every register by its name in capitals, and what is constant."""
+    return {
+        **{word.name.upper(): word.offset // 4 for word in REGISTERS},
+        "REGISTERS": len(REGISTERS),
+        "INDEX": (len(REGISTERS) - 1).bit_length(),
+        "IDENTIFICATION": IDENTIFICATION,
+        "INTERFACE": INTERFACE_VERSION,
     }
 
 
@@ -137,6 +152,35 @@ def _requantizer(protect: str, act_bits: int, defect: tuple[str, str, str]) -> P
         induction=8,
         depth=8,
         defect=defect,
+    )
+
+
+def _matrix_product(config: AcceleratorConfig, pe: str) -> Property:
+    return Property(
+        claim=f"{config.dataflow}: 2x2 array of 2-bit operands equals the matrix product",
+        wrapper="matrix_product",
+        config=config,
+        defines=_sizes,
+        probes={},
+        induction=0,
+        depth=38,
+        defect=(pe, r"\bact_signed & act\[1\]", "act[1]"),
+        quick=False,
+    )
+
+
+def _flow(config: AcceleratorConfig) -> Property:
+    return Property(
+        claim=f"{config.dataflow}, 1x1 core: as many output beats as promised, no deadlock, "
+        "no pauses",
+        wrapper="flow",
+        config=config,
+        defines=lambda config: {**_sizes(config), "FREE": 1},
+        probes={},
+        induction=0,
+        depth=40,
+        defect=("trilat_drain", r"have_rows & \(~\(advance & tile_done\)\)", "have_rows"),
+        quick=False,
     )
 
 
@@ -212,6 +256,36 @@ PROPERTIES = {
         depth=6,
         defect=("trilat_violation_counter_2", r"total \+ count", "total + |count"),
     ),
+    "axil": Property(
+        claim="register bus: one answer an access, as its address says; an offered answer stays",
+        wrapper="axil",
+        config=_SMALL,
+        defines=_registers,
+        probes={
+            "trilat_axil": (
+                *("aw_held", "w_held", "ar_held", "write_index", "read_index"),
+                *("write_outside", "read_outside", "write_data", "write_strobes"),
+            )
+        },
+        induction=3,
+        depth=8,
+        defect=("trilat_axil", r"read = ar_held & \(~r_waits\)", "read = ar_held"),
+    ),
+    "counters": Property(
+        claim="performance counters add what each cycle was, from any count",
+        wrapper="counters",
+        config=_SMALL,
+        defines=_registers,
+        probes={
+            "trilat_counters": (
+                "in_flight",
+                *(f"{name}_event" for name in PerformanceCounters.COUNTERS),
+            )
+        },
+        induction=3,
+        depth=6,
+        defect=("trilat_counters", r"busy & s_axis_act_tready", "s_axis_act_tready"),
+    ),
     "requantizer": _requantizer(
         "none", 2, ("trilat_lane", r"\(fine_sticky \| fine\[1\]\)", "1'b1")
     ),
@@ -240,28 +314,10 @@ PROPERTIES = {
             "if (1'b1) begin\n      total",
         ),
     ),
-    "matrix_product": Property(
-        claim="2x2 array of 2-bit operands equals the matrix product",
-        wrapper="matrix_product",
-        config=AcceleratorConfig(rows=2, cols=2, act_bits=2, weight_bits=2, max_k=2, psum_depth=2),
-        defines=_sizes,
-        probes={},
-        induction=0,
-        depth=38,
-        defect=(r"trilat_pe_p\d+", r"\bact_signed & act\[1\]", "act[1]"),
-        quick=False,
-    ),
-    "flow": Property(
-        claim="1x1 core: as many output beats as promised, no deadlock, no pauses",
-        wrapper="flow",
-        config=_ONE,
-        defines=lambda config: {**_sizes(config), "FREE": 1},
-        probes={},
-        induction=0,
-        depth=40,
-        defect=("trilat_drain", r"have_rows & \(~\(advance & tile_done\)\)", "have_rows"),
-        quick=False,
-    ),
+    "matrix_product": _matrix_product(_TWO, r"trilat_pe_p\d+"),
+    "matrix_product_os": _matrix_product(replace(_TWO, dataflow="os"), "trilat_pe_os"),
+    "flow": _flow(_ONE),
+    "flow_os": _flow(replace(_ONE, dataflow="os")),
 }
 
 
