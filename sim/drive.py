@@ -206,7 +206,8 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     """
     depth = config.max_m
     most = min(config.max_k_tiles, 6 * config.rows // config.k_step)
-    m = int(rng.choice(np.array([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)])))
+    most_m = min(depth, 24)
+    m = int(rng.choice(np.array([1, min(2, depth), most_m, rng.integers(1, most_m + 1)])))
     job = random_job(
         config, rng, m=m, k_tiles=int(rng.integers(1, most + 1)), raw=bool(rng.random() < 0.3)
     )
