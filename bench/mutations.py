@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from rich.table import Table
 
 import sim.drive
 import sim.mutants
-from hdl import yosys
+from hdl import prove, yosys
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from sim.drive import DRIVER, EQUAL, build_driver, drive, trial_runs
@@ -37,9 +38,14 @@ from trilat.files import content_hash, write_json
 from trilat.progress import TerminalProgress
 
 CACHE = Path(".cache") / "mutations"
-# Counter bits from this one up stay 0 in runs of a few thousand beats; `python -m hdl.prove`
-# proves the counter for all its states.
+# Violation counts stay below 2**8 in runs of a few thousand beats; `python -m hdl.prove` proves the
+# counter for all counts.
+_COUNTER = re.compile(
+    r"counter_(?:in|out)\..* -port [ABDQY] -portbit (\d+)| -wire violations_\w+ -wirebit (\d+)"
+)
 _REACHED_COUNT_BITS = 8
+# The proof of each module of the shell.
+_PROOFS = {"trilat_axil": "axil", "trilat_counters": "counters"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ DESIGNS = {
     ),
     "3x2 plain": Design(
         config=AcceleratorConfig(
-            rows=3, cols=2, act_bits=4, weight_bits=2, max_k=12, psum_depth=4
+            rows=3, cols=2, act_bits=4, weight_bits=2, max_k=12, psum_depth=6
         ),
         named=False,
         drawn=50,
@@ -84,7 +90,7 @@ DESIGNS = {
     ),
     "3x2 output-stationary": Design(
         config=AcceleratorConfig(
-            dataflow="os", rows=3, cols=2, act_bits=3, weight_bits=4, max_k=9, protect="zero",
+            dataflow="os", rows=3, cols=2, act_bits=3, weight_bits=4, max_k=18, protect="zero",
             protect_place="input",
         ),
         named=False,
@@ -138,6 +144,9 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
                 for defect, word in zip(DEFECTS, words, strict=True)
             ]
         if design.drawn:
+            if design.scope == "shell":
+                for name in _PROOFS.values():
+                    verilog = prove.with_probes(verilog, prove.PROPERTIES[name])
             drawn = draw(verilog, design.drawn, scope=design.scope, seed=seed, folder=folder)
             commands = drawn.commands
             words = _verdicts(design.config, drawn.verilog, len(commands), seed, folder, cache)
@@ -176,11 +185,14 @@ def _verdicts(
 
 def _explain(command: str, folder: Path) -> str:
     """Return what is known about a survivor."""
-    counter = re.search(r"counter_(?:in|out)\..* -port [ABDQY] -portbit (\d+)", command)
-    if counter and int(counter[1]) >= _REACHED_COUNT_BITS:
-        return "counter bit that the runs do not reach; refuted by the proof of the counter"
     if proven_equal(command, folder):
         return "equivalent, proven by induction"
+    proof = _PROOFS.get(command.partition(" -module ")[2].split()[0])
+    if proof and prove.refutes(proof, ["read_rtlil flat.il", command], folder):
+        return f"not reached by the runs, refuted by the proof `{proof}`"
+    counter = _COUNTER.search(command)
+    if counter and int(counter[1] or counter[2]) >= _REACHED_COUNT_BITS:
+        return "count that the runs do not reach; the proof `violation_counter` is for all counts"
     return "not proven equivalent"
 
 
@@ -256,6 +268,9 @@ def report(results: dict[str, dict[str, Any]]) -> int:
                     highlight=False,
                     soft_wrap=True,
                 )
+    known = [m["known"] for r in results.values() for m in r["drawn"] if m["verdict"] == EQUAL]
+    for text, count in sorted(Counter(known).items()):
+        console.print(f"{count} of {len(known)} survivors: {text}", markup=False, highlight=False)
     return 0 if totals[0] == totals[1] and totals[3] >= 0.95 * totals[2] else 1
 
 

@@ -345,27 +345,47 @@ def prepare(
         if seeded:
             module, old, new = item.defect
             verilog = edit(verilog, module, partial(_seed, old=old, new=new))
-        for module, nets in item.probes.items():
-            verilog = edit(verilog, module, partial(expose, nets=nets))
         stem = f"{name}_defect" if seeded else name
-        (folder / f"{stem}.v").write_text(verilog, encoding="utf-8")
-        wrapper = (WRAPPERS / f"{item.wrapper}.sv").read_text(encoding="utf-8")
-        (folder / f"{stem}.sv").write_text(wrapper, encoding="utf-8")
-        defines = " ".join(f"-D{k}={v}" for k, v in item.defines(item.config).items())
-        script += [
-            "design -reset",
-            f"read_verilog {stem}.v",
-            f"read_verilog -sv -formal {defines} {stem}.sv",
-            f"prep -flatten -top prove_{item.wrapper}",
-            "memory_map",
-            "async2sync",
-            "chformal -lower",
-            "opt -keepdc",
-            "dffunmap",
-            "opt_clean -purge",
-            f"write_smt2 -wires {stem}.smt2",
-        ]
+        (folder / f"{stem}.v").write_text(with_probes(verilog, item), encoding="utf-8")
+        script += ["design -reset", f"read_verilog {stem}.v", *_to_smt(item, stem, folder)]
     yosys.run(script, folder, "prepare")
+
+
+def with_probes(verilog: str, item: Property) -> str:
+    """Return the Verilog with the registers and nets that a property looks at as outputs."""
+    for module, nets in item.probes.items():
+        verilog = edit(verilog, module, partial(expose, nets=nets))
+    return verilog
+
+
+def _to_smt(item: Property, stem: str, folder: Path) -> list[str]:
+    """Write the wrapper; return the commands from the modules that were read to the SMT file."""
+    wrapper = (WRAPPERS / f"{item.wrapper}.sv").read_text(encoding="utf-8")
+    (folder / f"{stem}.sv").write_text(wrapper, encoding="utf-8")
+    defines = " ".join(f"-D{k}={v}" for k, v in item.defines(item.config).items())
+    return [
+        f"read_verilog -sv -formal {defines} {stem}.sv",
+        f"prep -flatten -top prove_{item.wrapper}",
+        "memory_map",
+        "async2sync",
+        "chformal -lower",
+        "opt -keepdc",
+        "dffunmap",
+        "opt_clean -purge",
+        f"write_smt2 -wires {stem}.smt2",
+    ]
+
+
+def refutes(name: str, read: Sequence[str], folder: Path) -> bool:
+    """Return whether a property does not hold for modules that Yosys commands read.
+
+    Args:
+        name: of the property.
+        read: commands; the modules have the property's probes.
+        folder: where the commands' paths lead.
+    """
+    yosys.run([*read, *_to_smt(PROPERTIES[name], name, folder)], folder, "refute")
+    return not decide(name, False, folder).proven
 
 
 def edit(verilog: str, module: str, change: Callable[[str], str]) -> str:
