@@ -44,6 +44,8 @@ _COUNTER = re.compile(
     r"counter_(?:in|out)\..* -port [ABDQY] -portbit (\d+)| -wire violations_\w+ -wirebit (\d+)"
 )
 _REACHED_COUNT_BITS = 8
+# Output tiles of a run without a reset; a mutant that is caught takes part of the first.
+TILES = 240
 # The proof of each module of the shell.
 _PROOFS = {"trilat_axil": "axil", "trilat_counters": "counters"}
 
@@ -125,7 +127,7 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
             "scope": design.scope,
             "code": [
                 Path(f).read_text(encoding="utf-8")
-                for f in (DRIVER, sim.drive.__file__, sim.mutants.__file__)
+                for f in (DRIVER, sim.drive.__file__, sim.mutants.__file__, __file__)
             ],
             "tools": [yosys.version(), verilator.version()],
         }
@@ -176,7 +178,7 @@ def _verdicts(
     source.write_text(verilog, encoding="utf-8")
     build_driver([source], config, simulator, selected=True, shell=True, runtime_cache=cache)
     words = [""] * (count + 1)
-    for verdict in drive(simulator, config, trial_runs(config, seed=seed), (0, count)):
+    for verdict in drive(simulator, config, trial_runs(config, seed=seed, tiles=TILES), (0, count)):
         words[verdict.mutant] = verdict.word
     if words[0] != EQUAL:
         raise RuntimeError(f"the design without a defect differs: {words[0]}")
@@ -190,6 +192,8 @@ def _explain(command: str, folder: Path) -> str:
     proof = _PROOFS.get(command.partition(" -module ")[2].split()[0])
     if proof and prove.refutes(proof, ["read_rtlil flat.il", command], folder):
         return f"not reached by the runs, refuted by the proof `{proof}`"
+    if proof:
+        return f"does all that the proof `{proof}` asks for, whatever comes in"
     counter = _COUNTER.search(command)
     if counter and int(counter[1] or counter[2]) >= _REACHED_COUNT_BITS:
         return "count that the runs do not reach; the proof `violation_counter` is for all counts"

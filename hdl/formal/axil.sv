@@ -80,6 +80,7 @@ module prove_axil (
       default: value = 0;
     endcase
 
+  reg running = 0;  // out of reset
   reg waits_b = 0, waits_r = 0, answered = 0, has_read = 0, clears = 0, read_known = 0;
   reg [1:0] due_b = 0, offered_b = 0;
   reg [33:0] due_r = 0, offered_r = 0;
@@ -96,6 +97,7 @@ module prove_axil (
     if (awvalid & awready) address <= awaddr;
     if (wvalid & wready) {data, strobe} <= {wdata[0], wstrb[0]};
     if (arvalid & arready) read_address <= araddr;
+    running <= aresetn;
     waits_b <= aresetn & bvalid & ~bready;
     waits_r <= aresetn & rvalid & ~rready;
     offered_b <= bresp;
@@ -112,6 +114,8 @@ module prove_axil (
     assert (words == w_held + bvalid);
     assert (reads == ar_held + rvalid);
     assert (!(awready & aw_held) && !(wready & w_held) && !(arready & ar_held));
+    // What holds nothing takes something.
+    if (running) assert (awready == !aw_held && wready == !w_held && arready == !ar_held);
     // An offered answer stays.
     if (waits_b) assert (bvalid && bresp == offered_b);
     if (waits_r) assert (rvalid && {rresp, rdata} == offered_r);
