@@ -18,7 +18,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,20 @@ _COUNTER = re.compile(
 _REACHED_COUNT_BITS = 8
 # Output tiles of a run without a reset; a mutant that is caught takes part of the first.
 TILES = 240
+_REFUTED = "not reached by the runs, refuted by the proof `{}`"
+_HOLDS = "equivalent: the proof `{}` holds with it, for all inputs"
 # The proof of each module of the shell.
-_PROOFS = {"trilat_axil": "axil", "trilat_counters": "counters"}
+_PROOFS = {
+    "trilat_axil": prove.PROPERTIES["axil"],
+    "trilat_counters": prove.PROPERTIES["counters"],
+}
+# A cell of a lane between the ring and the code, by its line in the Verilog: the requantizer.
+_LANE_CELL = re.compile(r" -cell \$flatten\\lane_\d+\.(\$\S+design\.v:\d+\$\d+) ")
+_REQUANTIZER = re.compile(
+    r"(?:wire (?:\[\d+:0\] )?)?"
+    r"(?:total|amount|by_\d+|lost_by_\d+|coarse\w*|fine\w*|round\w*|fits|\w+_sign|below|above|low|high"
+    r"|code|checked\w*|violated) <?= "
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +159,8 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
                 for defect, word in zip(DEFECTS, words, strict=True)
             ]
         if design.drawn:
-            if design.scope == "shell":
-                for name in _PROOFS.values():
-                    verilog = prove.with_probes(verilog, prove.PROPERTIES[name])
+            for item in (*_PROOFS.values(), _lane(design.config)):
+                verilog = prove.with_probes(verilog, item)
             drawn = draw(verilog, design.drawn, scope=design.scope, seed=seed, folder=folder)
             commands = drawn.commands
             words = _verdicts(design.config, drawn.verilog, len(commands), seed, folder, cache)
@@ -156,8 +168,8 @@ def measure(design: Design, *, seed: int, cache: Path) -> dict[str, Any]:
             for command, word in zip(commands, words, strict=True):
                 mutant = {"command": command, "verdict": word}
                 if word == EQUAL:
-                    mutant["known"] = _explain(command, folder)
                     mutant["line"] = _source(command, lines)
+                    mutant["known"] = _explain(command, mutant["line"], design.config, folder)
                 result["drawn"].append(mutant)
     result["seconds"] = round(time.monotonic() - start, 1)
     write_json(file, result)
@@ -185,15 +197,29 @@ def _verdicts(
     return words[1:]
 
 
-def _explain(command: str, folder: Path) -> str:
-    """Return what is known about a survivor."""
+def _lane(config: AcceleratorConfig) -> prove.Property:
+    """Return what a lane of a design must do, for the amounts that its core gives."""
+    item = prove.requantizer(config, ("", "", ""))
+    return replace(item, defines=lambda config: {**item.defines(config), "REACHED": 1})
+
+
+def _explain(command: str, line: str, config: AcceleratorConfig, folder: Path) -> str:
+    """Return what is known about a survivor, which changes a line of the emitted Verilog."""
     if proven_equal(command, folder):
         return "equivalent, proven by induction"
     proof = _PROOFS.get(command.partition(" -module ")[2].split()[0])
-    if proof and prove.refutes(proof, ["read_rtlil flat.il", command], folder):
-        return f"not reached by the runs, refuted by the proof `{proof}`"
     if proof:
-        return f"does all that the proof `{proof}` asks for, whatever comes in"
+        wrong = prove.refutes(proof, ["read_rtlil flat.il", command], folder)
+        return (_REFUTED if wrong else _HOLDS).format(proof.wrapper)
+    cell = _LANE_CELL.search(command)
+    if cell and _REQUANTIZER.match(line):
+        place = f"-module trilat_lane -cell {cell[1]}"
+        lane = re.sub(r"-module \S+ -cell \S+", lambda _: place, command)
+        read = ["read_verilog design.v", "hierarchy -top trilat_lane", "prep -top trilat_lane"]
+        # Where the lane alone is simplified differently, there may be no such bit.
+        with suppress(yosys.YosysError):
+            wrong = prove.refutes(_lane(config), [*read, "wreduce", "opt -full", lane], folder)
+            return (_REFUTED if wrong else _HOLDS).format("requantizer")
     counter = _COUNTER.search(command)
     if counter and int(counter[1] or counter[2]) >= _REACHED_COUNT_BITS:
         return "count that the runs do not reach; the proof `violation_counter` is for all counts"

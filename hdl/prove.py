@@ -140,13 +140,14 @@ _LANE_PROBES = ("ring_read__data", "bias", "shift", "lo", "hi")
 _FLAG_PROBES = ("lo_is_bound", "hi_is_bound")
 
 
-def _requantizer(protect: str, act_bits: int, defect: tuple[str, str, str]) -> Property:
-    flags = _FLAG_PROBES if protect != "none" else ()
+def requantizer(config: AcceleratorConfig, defect: tuple[str, str, str]) -> Property:
+    """Return the property of a configuration's lanes, from the ring's word to the code."""
+    flags = _FLAG_PROBES if config.checks_output else ()
     return Property(
-        claim=f"requantizer equals its specification for all inputs, protection {protect}, "
-        f"{act_bits} bits",
+        claim=f"requantizer equals its specification for all inputs, protection {config.protect}, "
+        f"{config.act_bits} bits",
         wrapper="requantizer",
-        config=_lane_config(protect, act_bits),
+        config=config,
         defines=_sizes,
         probes={"trilat_lane": _LANE_PROBES + flags},
         induction=8,
@@ -222,6 +223,16 @@ PROPERTIES = {
         depth=12,
         defect=("trilat_front", r"& \(~lanes_wait_next\)", ""),
     ),
+    "ring": Property(
+        claim="ring of finished rows: nothing lost, doubled or reordered while it has room",
+        wrapper="ring",
+        config=replace(_SMALL, psum_depth=3),
+        defines=_sizes,
+        probes={"trilat_drain": ("available", "issue", "drained")},
+        induction=3,
+        depth=12,
+        defect=("trilat_drain", r"drained & \(ring_read == 3'h5\)", "1'h0"),
+    ),
     "input_check_clip": Property(
         claim="input check, clip: inside the bounds, unchanged if inside, counted if not",
         wrapper="input_check",
@@ -286,14 +297,14 @@ PROPERTIES = {
         depth=6,
         defect=("trilat_counters", r"busy & s_axis_act_tready", "s_axis_act_tready"),
     ),
-    "requantizer": _requantizer(
-        "none", 2, ("trilat_lane", r"\(fine_sticky \| fine\[1\]\)", "1'b1")
+    "requantizer": requantizer(
+        _lane_config("none", 2), ("trilat_lane", r"\(fine_sticky \| fine\[1\]\)", "1'b1")
     ),
-    "requantizer_clip": _requantizer(
-        "clip", 3, ("trilat_lane", "high & hi_is_bound", "high & lo_is_bound")
+    "requantizer_clip": requantizer(
+        _lane_config("clip", 3), ("trilat_lane", "high & hi_is_bound", "high & lo_is_bound")
     ),
-    "requantizer_zero": _requantizer(
-        "zero", 3, ("trilat_lane", "lowest_sign = signed_5", "lowest_sign = 1'b0")
+    "requantizer_zero": requantizer(
+        _lane_config("zero", 3), ("trilat_lane", "lowest_sign = signed_5", "lowest_sign = 1'b0")
     ),
     "lane_hold": Property(
         claim="requantizer: every stage keeps its value while the receiver stalls",
@@ -376,16 +387,17 @@ def _to_smt(item: Property, stem: str, folder: Path) -> list[str]:
     ]
 
 
-def refutes(name: str, read: Sequence[str], folder: Path) -> bool:
+def refutes(item: Property, read: Sequence[str], folder: Path) -> bool:
     """Return whether a property does not hold for modules that Yosys commands read.
 
     Args:
-        name: of the property.
+        item: the property.
         read: commands; the modules have the property's probes.
         folder: where the commands' paths lead.
     """
-    yosys.run([*read, *_to_smt(PROPERTIES[name], name, folder)], folder, "refute")
-    return not decide(name, False, folder).proven
+    name = item.wrapper
+    yosys.run([*read, *_to_smt(item, name, folder)], folder, "refute")
+    return not decide(name, False, folder, {name: item}).proven
 
 
 def edit(verilog: str, module: str, change: Callable[[str], str]) -> str:
@@ -410,7 +422,9 @@ def _seed(text: str, old: str, new: str) -> str:
 
 
 def expose(module: str, nets: Collection[str]) -> str:
-    """Return a module's text with registers or nets as further outputs ``probe_<name>``."""
+    """Return a module's text with registers or nets as further outputs ``probe_<name>``; its lines
+    keep their numbers.
+    """
     ports, assigns = "", ""
     for net in nets:
         found = re.search(
@@ -420,8 +434,8 @@ def expose(module: str, nets: Collection[str]) -> str:
         )
         if found is None:
             raise ValueError(f"no register or net {net} in the emitted Verilog")
-        ports += f"  output wire {found[1] or ''} probe_{net},\n"
-        assigns += f"  assign probe_{net} = {net};\n"
+        ports += f"  output wire {found[1] or ''} probe_{net},"
+        assigns += f"  assign probe_{net} = {net}; "
     module = re.sub(r"^(module \w+ \(\n)", lambda m: m[1] + ports, module)
     return module.replace("endmodule", assigns + "endmodule", 1)
 
