@@ -186,7 +186,7 @@ def _verdicts(
     config: AcceleratorConfig, verilog: str, count: int, seed: int, folder: Path, cache: Path
 ) -> list[str]:
     """Return the verdicts of mutants 1..count; RuntimeError if the design itself differs."""
-    source, simulator = folder / "design.v", folder / "simulator"
+    source, simulator = folder / "mutants_of_design.v", folder / "simulator"
     source.write_text(verilog, encoding="utf-8")
     build_driver([source], config, simulator, selected=True, shell=True, runtime_cache=cache)
     words = [""] * (count + 1)

@@ -22,7 +22,7 @@ from sim.drive import trial_job
 from trilat import verilator
 
 WAIVERS = Path(hdl.__file__).parent / "lint.vlt"
-BATCH = 12
+BATCH, NIGHTLY = 12, 60
 SIMULATED = "drawn configurations simulated under cocotbext-axi"
 READ = "configurations read by Verilator's lint and Yosys without a warning" + (
     ", and by Icarus Verilog" if shutil.which("iverilog") else " (Icarus Verilog is not installed)"
@@ -103,11 +103,11 @@ def test_large_arrays_are_read_without_a_warning(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("start", range(0, NIGHTLY, BATCH))
 def test_sixty_configurations(
-    sim_cache: Path, tmp_path: Path, verified: Callable[[str, int], None]
+    start: int, sim_cache: Path, tmp_path: Path, verified: Callable[[str, int], None]
 ) -> None:
-    configs = drawn_configs(60)
-    for start in range(0, len(configs), BATCH):
-        check(configs[start : start + BATCH], sim_cache, tmp_path, 1000 * (start + 1))
+    configs = drawn_configs(NIGHTLY)[start : start + BATCH]
+    check(configs, sim_cache, tmp_path, 1000 * (start + 1))
     verified(SIMULATED, len(configs))
     verified(READ, len(configs))
