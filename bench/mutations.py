@@ -5,7 +5,8 @@ Named defects are put into the emitted Verilog of every design they apply to; fu
 drawn by Yosys `mutate`, of the core and of the shell around it (register bus and performance
 counters). Each must make some output beat, `tlast`, register or handshake differ from what
 hdl/tile.py, hdl/register_map.py and sim/driver.cpp say. Survivors are listed, with what is known
-about them.
+about them: equivalent, or caught by one of the proofs of `python -m hdl.prove`, for inputs that the
+simulation does not reach.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import sim.mutants
 from hdl import prove, yosys
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.properties import PROPERTIES, Property, requantizer
 from sim.drive import DRIVER, EQUAL, build_driver, drive, trial_runs
 from sim.mutants import DEFECTS, draw, plant, proven_equal
 from trilat import verilator
@@ -48,11 +50,12 @@ _REACHED_COUNT_BITS = 8
 # Output tiles of a run without a reset; a mutant that is caught takes part of the first.
 TILES = 240
 _REFUTED = "not reached by the runs, refuted by the proof `{}`"
+_REFUTED_BY = {_REFUTED.format(name) for name in ("axil", "counters", "requantizer")}
 _HOLDS = "equivalent: the proof `{}` holds with it, for all inputs"
 # The proof of each module of the shell.
 _PROOFS = {
-    "trilat_axil": prove.PROPERTIES["axil"],
-    "trilat_counters": prove.PROPERTIES["counters"],
+    "trilat_axil": PROPERTIES["axil"],
+    "trilat_counters": PROPERTIES["counters"],
 }
 # A cell of a lane between the ring and the code, by its line in the Verilog: the requantizer.
 _LANE_CELL = re.compile(r" -cell \$flatten\\lane_\d+\.(\$\S+design\.v:\d+\$\d+) ")
@@ -197,9 +200,9 @@ def _verdicts(
     return words[1:]
 
 
-def _lane(config: AcceleratorConfig) -> prove.Property:
+def _lane(config: AcceleratorConfig) -> Property:
     """Return what a lane of a design must do, for the amounts that its core gives."""
-    item = prove.requantizer(config, ("", "", ""))
+    item = requantizer(config, ("", "", ""))
     return replace(item, defines=lambda config: {**item.defines(config), "REACHED": 1})
 
 
@@ -239,7 +242,7 @@ def main_parser() -> argparse.ArgumentParser:
         description="Put defects into small accelerators and count those that the comparison of "
         "the simulated RTL with its NumPy specification catches. Results are kept: a run that was "
         "interrupted goes on where it was. Exit code 1 if a named defect, or more than 5 % of the "
-        "drawn mutants, survive.",
+        "drawn mutants, survive simulation and proofs.",
     )
     parser.add_argument("--quick", action="store_true", help="one design, 40 drawn mutants")
     parser.add_argument("--seed", type=int, default=1, help="of mutants and tiles (default 1)")
@@ -274,16 +277,17 @@ def _run(args: argparse.Namespace) -> int:
 def report(results: dict[str, dict[str, Any]]) -> int:
     """Print the table and the survivors; return the exit code."""
     console = Console(width=120)
-    table = Table("design", "named", "caught", "drawn", "caught", "share", "seconds")
-    totals = [0, 0, 0, 0]
+    table = Table("design", "named", "caught", "drawn", "caught", "by proof", "share", "seconds")
+    totals = [0] * 5
     for name, result in results.items():
         counts = []
         for kind in ("named", "drawn"):
             words = [mutant["verdict"] for mutant in result[kind]]
             counts += [len(words), sum(word != EQUAL for word in words)]
+        counts.append(sum(m.get("known", "") in _REFUTED_BY for m in result["drawn"]))
         totals = [a + b for a, b in zip(totals, counts, strict=True)]
-        table.add_row(name, *map(str, counts), _share(*counts[2:]), f"{result['seconds']:.0f}")
-    table.add_row("all", *map(str, totals), _share(*totals[2:]), "")
+        table.add_row(name, *map(str, counts), _share(counts), f"{result['seconds']:.0f}")
+    table.add_row("all", *map(str, totals), _share(totals), "")
     console.print(table)
     for name, result in results.items():
         for mutant in result["named"]:
@@ -301,11 +305,13 @@ def report(results: dict[str, dict[str, Any]]) -> int:
     known = [m["known"] for r in results.values() for m in r["drawn"] if m["verdict"] == EQUAL]
     for text, count in sorted(Counter(known).items()):
         console.print(f"{count} of {len(known)} survivors: {text}", markup=False, highlight=False)
-    return 0 if totals[0] == totals[1] and totals[3] >= 0.95 * totals[2] else 1
+    return 0 if totals[0] == totals[1] and totals[3] + totals[4] >= 0.95 * totals[2] else 1
 
 
-def _share(total: int, caught: int) -> str:
-    return f"{100 * caught / total:.1f} %" if total else "-"
+def _share(counts: Sequence[int]) -> str:
+    """Return the share of the drawn mutants that simulation or a proof caught."""
+    _, _, drawn, caught, by_proof = counts
+    return f"{100 * (caught + by_proof) / drawn:.1f} %" if drawn else "-"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hdl.prove import PROPERTIES, decide, expose, main, prepare
+from hdl.properties import PROPERTIES
+from hdl.prove import decide, expose, main, prepare
 
 QUICK = [name for name, item in PROPERTIES.items() if item.quick]
 
