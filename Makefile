@@ -52,7 +52,7 @@ test: $(VENV)/.ready-dev
 	@exec $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 nightly: $(VENV)/.ready-dev
-	@exec $(BIN)/python -m pytest -m nightly
+	@exec $(BIN)/python -m pytest -m nightly -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .

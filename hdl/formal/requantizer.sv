@@ -32,8 +32,10 @@ module prove_requantizer (
   wire lo_is_bound = 0, hi_is_bound = 0;
 `endif
   trilat_lane dut (
-      .aclk(aclk), .psum(psum), .first(first), .read_row(read_row), .write_row(write_row),
-      .write_psum(write_psum), .write_ring(write_ring), .ring_write(ring_write),
+      .aclk(aclk), .psum(psum), .write_ring(write_ring), .ring_write(ring_write),
+`ifndef OS
+      .first(first), .read_row(read_row), .write_row(write_row), .write_psum(write_psum),
+`endif
       .param_word(param_word), .write_bias(write_bias), .write_limits(write_limits),
       .take_scale(take_scale), .take_limits(take_limits), .advance(advance),
       .ring_read(ring_read), .raw_1(raw_1), .amount_raw(amount_raw), .raw_4(raw_4),
@@ -66,10 +68,14 @@ module prove_requantizer (
         raw[s] <= raw[s-1];
       end
     end
-  // The drain gives each stage the flag of its beat, and amounts up to 31.
+  // The drain gives each stage the flag of its beat, and amounts up to 31; with REACHED none but
+  // those of the parts that a sum has.
   always @(*) begin
     assume (raw_4 == raw[4] && raw_5 == raw[5]);
     assume (amount_raw <= 31);
+`ifdef REACHED
+    assume (amount_raw % `ACT == 0 && amount_raw < `RAW_BEATS * `ACT);
+`endif
   end
 
   // The specification, in words that nothing overflows.

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hdl.prove import PROPERTIES, decide, expose, main, prepare
+from hdl.properties import PROPERTIES
+from hdl.prove import decide, expose, main, prepare
 
 QUICK = [name for name, item in PROPERTIES.items() if item.quick]
 
@@ -19,14 +21,18 @@ def smt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
-def test_property_holds_and_refutes_its_defect(name: str, smt: Path) -> None:
+def test_property_holds_and_refutes_its_defect(
+    name: str, smt: Path, verified: Callable[[str, int], None]
+) -> None:
     assert decide(name, False, smt).proven
     assert not decide(name, True, smt).proven
+    verified("properties proven, each refuting its defect", 1)
 
 
 @pytest.mark.nightly
-def test_all_properties() -> None:
+def test_all_properties(verified: Callable[[str, int], None]) -> None:
     assert main([]) == 0
+    verified("properties proven, each refuting its defect", len(PROPERTIES))
 
 
 def test_unknown_property(capsys: pytest.CaptureFixture[str]) -> None:

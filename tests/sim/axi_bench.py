@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cocotb_tools.config
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hdl.config import (
     ACT_SIGNS,
     BOUNDS,
-    DATAFLOWS,
+    MULTIPLIERS,
     PLACES,
     PROTECTIONS,
     REQUANTS,
@@ -40,17 +40,22 @@ from trilat import verilator
 from trilat.files import content_hash
 
 SMALLEST = AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=1, psum_depth=2)
+FIRST = (SMALLEST, replace(SMALLEST, dataflow="os"))
+# Kinds that are drawn in turn: dataflow, columns of a multiplier block.
+KINDS = (("os", (1,)), ("ws", (1,)), ("ws", (2, 3, 4)))
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> AcceleratorConfig:
-    rows, cols = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+def configs(draw: st.DrawFn, dataflow: str, packs: Sequence[int]) -> AcceleratorConfig:
+    rows, pack = draw(st.integers(1, 6)), draw(st.sampled_from(packs))
+    # Columns that share a multiplier block are narrow.
+    bits = st.integers(2, {1: 8, 2: 4, 3: 3, 4: 2}[pack])
     return AcceleratorConfig(
-        dataflow=draw(st.sampled_from(DATAFLOWS)),
+        dataflow=dataflow,
         rows=rows,
-        cols=cols,
-        act_bits=draw(st.integers(2, 8)),
-        weight_bits=draw(st.integers(2, 8)),
+        cols=pack * draw(st.integers(1, 6 // pack)),
+        act_bits=draw(bits),
+        weight_bits=draw(bits),
         max_k=draw(st.sampled_from([rows, 3 * rows - 1, 5 * rows, 4608, 65535])),
         psum_depth=draw(st.integers(2, 12)),
         protect=draw(st.sampled_from(PROTECTIONS)),
@@ -58,28 +63,39 @@ def configs(draw: st.DrawFn) -> AcceleratorConfig:
         act_sign=draw(st.sampled_from(ACT_SIGNS)),
         bounds=draw(st.sampled_from(BOUNDS)),
         requant=draw(st.sampled_from(REQUANTS)),
+        mult="dsp" if pack > 1 else draw(st.sampled_from(MULTIPLIERS)),
+        dsp_pack=pack,
     )
 
 
-def drawn_configs(count: int) -> list[AcceleratorConfig]:
-    """Return the smallest configuration and count - 1 different ones, the same in every run."""
-    found = [SMALLEST]
+def drawn(dataflow: str, packs: Sequence[int], tries: int) -> list[AcceleratorConfig]:
+    """Return different configurations of a kind, the same in every run."""
+    found: list[AcceleratorConfig] = []
 
     @settings(
-        max_examples=20 * count,
+        max_examples=tries,
         derandomize=True,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(configs())
+    @given(configs(dataflow, packs))
     def collect(config: AcceleratorConfig) -> None:
-        if len(found) < count and config not in found:
+        if config not in (*found, *FIRST):
             found.append(config)
 
     collect()
-    assert len(found) == count
     return found
+
+
+def drawn_configs(count: int) -> list[AcceleratorConfig]:
+    """Return the smallest configurations and others of all `KINDS`, the same in every run."""
+    kinds = [drawn(dataflow, packs, 10 * count) for dataflow, packs in KINDS]
+    # Hypothesis starts with the smallest and varies one into the next: neighbours are alike.
+    kinds = [kind[:: -max(1, 3 * len(kind) // (2 * count))] for kind in kinds]
+    mixed = [config for same in zip(*kinds, strict=False) for config in same]
+    assert len(mixed) >= count
+    return [*FIRST, *mixed][:count]
 
 
 @dataclass(frozen=True, kw_only=True)

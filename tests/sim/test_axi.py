@@ -3,21 +3,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from axi_bench import SMALLEST, AxiBench, Round, differences, drawn_configs, output_frame, rounds
+from axi_bench import FIRST, AxiBench, Round, differences, drawn_configs, output_frame, rounds
 
 import hdl
+from hdl import yosys
+from hdl.accelerator import TOP
 from hdl.config import AcceleratorConfig
+from hdl.gen import generate
 from hdl.tile import reference_output
 from sim.drive import trial_job
 from trilat import verilator
 
 WAIVERS = Path(hdl.__file__).parent / "lint.vlt"
-BATCH = 12
+BATCH, NIGHTLY = 12, 60
+SIMULATED = "drawn configurations simulated under cocotbext-axi"
+READ = "configurations read by Verilator's lint and Yosys without a warning" + (
+    ", and by Icarus Verilog" if shutil.which("iverilog") else " (Icarus Verilog is not installed)"
+)
+LARGE = (
+    AcceleratorConfig(rows=64, cols=64, protect="clip"),
+    AcceleratorConfig(rows=1, cols=64, act_bits=3, weight_bits=5, mult="lut"),
+    AcceleratorConfig(rows=64, cols=1, act_bits=2, weight_bits=8, max_k=65536, psum_depth=65535),
+    AcceleratorConfig(rows=16, cols=63, act_bits=3, weight_bits=3, mult="dsp", dsp_pack=3),
+    AcceleratorConfig(dataflow="os", rows=64, cols=33, protect="zero", mult="lut"),
+    AcceleratorConfig(dataflow="os", rows=1, cols=64, max_k=65535, protect="zero"),
+)
 
 
 def check(configs: Sequence[AcceleratorConfig], cache: Path, folder: Path, first_seed: int) -> None:
@@ -26,21 +43,34 @@ def check(configs: Sequence[AcceleratorConfig], cache: Path, folder: Path, first
     for config, items, results in zip(configs, plans, bench.run(plans), strict=True):
         assert differences(config, items, results) == [], config
         assert len(results) == len(items)
-    for config, text in zip(configs, bench.verilog, strict=True):
+    read_by_all(configs, folder)
+
+
+def read_by_all(configs: Sequence[AcceleratorConfig], folder: Path) -> None:
+    """Verilator's lint, Yosys and, where it is installed, Icarus have nothing to say."""
+    script = []
+    for config in configs:
         file = folder / f"{config.config_hash()}.v"
-        file.write_text(text)
+        file.write_text(generate(config))
         assert verilator.lint(file, WAIVERS) == [], config
+        if shutil.which("iverilog"):
+            command = ["iverilog", "-g2005", "-Wall", "-t", "null", "-s", TOP, str(file)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), config
+        script += [f"read_verilog {file.name}", f"hierarchy -check -top {TOP}", "proc"]
+        script += ["opt_clean", "memory -nomap", "check -assert", "design -reset"]
+    assert "Warning" not in yosys.run(script, folder, "read")
 
 
 @pytest.mark.slow
 def test_twelve_configurations(
-    sim_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sim_cache: Path, tmp_path: Path, verified: Callable[[str, int], None]
 ) -> None:
     configs = drawn_configs(BATCH)
-    assert configs[0] == SMALLEST
+    assert tuple(configs[:2]) == FIRST
     check(configs, sim_cache, tmp_path, 0)
-    with capsys.disabled():
-        print(f" {len(configs)} configurations simulated and linted", end="")
+    verified(SIMULATED, len(configs))
+    verified(READ, len(configs))
 
 
 def test_a_wrong_output_is_seen() -> None:
@@ -65,11 +95,19 @@ def test_a_wrong_output_is_seen() -> None:
 
 
 @pytest.mark.nightly
-def test_sixty_configurations(
-    sim_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_large_arrays_are_read_without_a_warning(
+    tmp_path: Path, verified: Callable[[str, int], None]
 ) -> None:
-    configs = drawn_configs(60)
-    for start in range(0, len(configs), BATCH):
-        check(configs[start : start + BATCH], sim_cache, tmp_path, 1000 * (start + 1))
-    with capsys.disabled():
-        print(f" {len(configs)} configurations simulated and linted", end="")
+    read_by_all(LARGE, tmp_path)
+    verified(READ, len(LARGE))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("start", range(0, NIGHTLY, BATCH))
+def test_sixty_configurations(
+    start: int, sim_cache: Path, tmp_path: Path, verified: Callable[[str, int], None]
+) -> None:
+    configs = drawn_configs(NIGHTLY)[start : start + BATCH]
+    check(configs, sim_cache, tmp_path, 1000 * (start + 1))
+    verified(SIMULATED, len(configs))
+    verified(READ, len(configs))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hdl.families import FAMILIES
 from hdl.gen import generate
 from sim import gate_level
 from sim.gate_level import NetlistError, check_netlist
+
+NETLISTS = "whole netlists checked against the specification"
 
 
 def config(dataflow: str, size: int, bits: int) -> AcceleratorConfig:
@@ -28,11 +31,10 @@ def config(dataflow: str, size: int, bits: int) -> AcceleratorConfig:
 
 
 @pytest.mark.slow
-def test_smallest_netlist(sim_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smallest_netlist(sim_cache: Path, verified: Callable[[str, int], None]) -> None:
     sim_cache.mkdir(parents=True, exist_ok=True)
-    result = check_netlist(config("ws", 1, 2), "ice40", runtime_cache=sim_cache)
-    with capsys.disabled():
-        print(f" 1 netlist of {result.cells} primitives checked in {result.runs} runs", end="")
+    assert check_netlist(config("ws", 1, 2), "ice40", runtime_cache=sim_cache).runs > 0
+    verified(NETLISTS, 1)
 
 
 @pytest.mark.nightly
@@ -40,9 +42,17 @@ def test_smallest_netlist(sim_cache: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_netlists(family: str, dataflow: str, size: int, bits: int, sim_cache: Path) -> None:
+def test_netlists(
+    family: str,
+    dataflow: str,
+    size: int,
+    bits: int,
+    sim_cache: Path,
+    verified: Callable[[str, int], None],
+) -> None:
     sim_cache.mkdir(parents=True, exist_ok=True)
     assert check_netlist(config(dataflow, size, bits), family, runtime_cache=sim_cache).runs > 0
+    verified(NETLISTS, 1)
 
 
 @pytest.mark.nightly
