@@ -5,7 +5,12 @@ Radix-4 recoding after Booth (1951), but with the digits -2, -1, 0 and 1 and a c
 them: a digit is chosen by two bits, so that one bit of a row is a function of four, where
 Booth's own digits -2..2 take five. With 6-input tables the choice and its addition to the rows
 before it are one table a bit (as in Kumm, Abbas and Zipf, ARITH 2015); with 4-input tables the
-choice is one, the addition another. Only the digit with the sign takes all of -2..2.
+choice is one, the addition another.
+
+The lowest digit is 0..3 and carries nothing: its row is the digit less two, and the adder of the
+first row, which has nothing else to add, adds the two. So the second digit, too, is chosen by its
+own two bits alone, and an operand of four bits takes no logic but the rows. With more digits,
+the one with the sign takes all of -2..2.
 """
 
 from __future__ import annotations
@@ -15,6 +20,9 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig, Span, product_span, signed_width
 from hdl.module import Part, flags
+
+# The digit of the two lowest bits of an operand with more.
+_LOWEST = (0, 3)
 
 
 class Multiplier(Part):
@@ -49,11 +57,13 @@ class Multiplier(Part):
         digits: Span = (0, 0)
         total: Value = Const(0, 1)
         done: list[Value] = []
-        carry: Value = Const(0, 1)
+        carry: Value | None = None
         for low in range(0, len(multiplier), 2):
             ends = self._ends(multiplier, low)
             digits = digits[0] + (ends[0] << low), digits[1] + (ends[1] << low)
             width = min(signed_width(*product_span(digits, span)), config.product_bits) - low
+            if ends == _LOWEST:
+                total = Cat(Const(0, 1), multiplicand)  # the two that its row lacks
             row, negative, carry = self._row(m, multiplicand, multiplier, low, carry, width)
             # The lowest bit carries into the next one where the digit is negative.
             added = Signal(width + 1, name=f"partial_{low // 2}")
@@ -66,11 +76,13 @@ class Multiplier(Part):
 
     @staticmethod
     def _ends(multiplier: Value, low: int) -> Span:
-        """Return the least and the greatest digit at bit `low`; only the lowest has no carry."""
-        bits = len(multiplier) - low
+        """Return the least and the greatest digit at bit `low`; one above bit 2 has a carry."""
+        bits, carry = len(multiplier) - low, int(low > 2)
         if bits == 1:
-            return -1, 1
-        return -2, 2 if bits == 2 and low else 1
+            return -1, carry
+        if bits == 2:
+            return -2, 1 + carry
+        return (-2, 1) if low else _LOWEST
 
     def _row(
         self,
@@ -78,34 +90,37 @@ class Multiplier(Part):
         multiplicand: Value,
         multiplier: Value,
         low: int,
-        carry: Value,
+        carry: Value | None,
         width: int,
-    ) -> tuple[Value, Value, Value]:
+    ) -> tuple[Value, Value, Value | None]:
         """Return a digit times the multiplicand, less one where the digit is negative; whether
-        it is; and the carry into the next digit.
+        it is; and the carry into the next digit. Of the lowest of several digits, two less.
         """
-        number = low // 2
-        zero, bit = Const(0, 1), multiplier[low]
+        number, bits = low // 2, multiplier[low : low + 2]
+        zero, bit, high = Const(0, 1), bits[0], bits[-1]
         once = Cat(multiplicand, multiplicand[-1])[:width]
         twice = Cat(zero, multiplicand)[:width]
         negative, single = flags(f"negative_{number}", f"single_{number}")
         row = Signal(len(once), name=f"row_{number}")
-        both = bit & carry
-        double: Value = zero
-        following = Signal(name=f"carry_{number}")
-        if low == len(multiplier) - 1:  # -bit + carry
+        double: Value = negative  # where it is not single
+        following: Value | None = None
+        m.d.comb += single.eq(bit if carry is None else bit ^ carry)
+        if self._ends(multiplier, low) == _LOWEST:
+            m.d.comb += negative.eq(~high)
+        elif carry is None:  # -2 high + bit, or -bit
+            m.d.comb += negative.eq(high)
+            following = high
+        elif len(bits) == 1:  # -bit + carry
             m.d.comb += negative.eq(bit & ~carry)
-        else:
-            high = multiplier[low + 1]
-            if low == len(multiplier) - 2:  # -2 high + bit + carry
-                double = Signal(name=f"double_{number}")
-                m.d.comb += [negative.eq(high & ~both), double.eq((high ^ both) & ~single)]
-            else:  # 2 high + bit + carry, less 4 where that is 2 or more
-                double = negative
-                m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
-        chosen = Mux(single, once, Mux(double, twice, 0))
-        m.d.comb += [
-            single.eq(bit ^ carry),
-            row.eq(chosen ^ negative.replicate(len(row))),
-        ]
+        elif low == len(multiplier) - 2:  # -2 high + bit + carry
+            double = Signal(name=f"double_{number}")
+            both = bit & carry
+            m.d.comb += [negative.eq(high & ~both), double.eq((high ^ both) & ~single)]
+        else:  # 2 high + bit + carry, less 4 where that is 2 or more
+            following = Signal(name=f"carry_{number}")
+            both = bit & carry
+            m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
+        if len(bits) == 1:
+            double = zero
+        m.d.comb += row.eq(Mux(single, once, Mux(double, twice, 0)) ^ negative.replicate(len(row)))
         return row, negative, following
