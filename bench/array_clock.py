@@ -107,13 +107,9 @@ def plain_verilog(config: AcceleratorConfig, pe: str, acc_bits: int) -> str:
         entry = "weight" if name.startswith("weight") else name
         pins += [f".{entry}_in({source})", f".{name}({target})"]
     weight_name = "weight" if config.is_os else "weight_loading"
-    tops = "\n".join(
-        f"    assign {m}[0][c] = {m}_in[c];" for m in markers if m not in sideways
-    )
+    tops = "\n".join(f"    assign {m}[0][c] = {m}_in[c];" for m in markers if m not in sideways)
     lefts = "\n".join(f"    assign {m}[r][0] = {m}_in[r];" for m in markers if m in sideways)
-    inputs = ", ".join(
-        f"input [{(rows if m in sideways else cols) - 1}:0] {m}_in" for m in markers
-    )
+    inputs = ", ".join(f"input [{(rows if m in sideways else cols) - 1}:0] {m}_in" for m in markers)
     text = f"""\
 module {PLAIN_TOP} (
   input aclk, input [{rows * act - 1}:0] acts, input [{cols * weight - 1}:0] weights, {inputs},

@@ -29,7 +29,8 @@ class Multiplier(Part):
     """The product of an activation and a weight, registered, exact for every code.
 
     Members:
-        act: activation code and its sign above it, two's complement.
+        act: activation code.
+        act_signed: whether it is two's complement.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -39,7 +40,8 @@ class Multiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.act_bits + 1),
+                "act": In(config.act_bits),
+                "act_signed": In(1),
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -50,10 +52,12 @@ class Multiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        if len(self.weight) <= len(self.act):
-            multiplicand, span, multiplier = self.act, config.act_span, self.weight
+        # The sign is made here, lest it cost a level of logic of its own in front of the rows.
+        act = Cat(self.act, self.act_signed & self.act[-1])
+        if len(self.weight) <= len(act):
+            multiplicand, span, multiplier = act, config.act_span, self.weight
         else:
-            multiplicand, span, multiplier = self.weight, config.weight_span, self.act
+            multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)
         total: Value = Const(0, 1)
         done: list[Value] = []
@@ -65,12 +69,21 @@ class Multiplier(Part):
             if ends == _LOWEST:
                 total = Cat(Const(0, 1), multiplicand)  # the two that its row lacks
             row, negative, carry = self._row(m, multiplicand, multiplier, low, carry, width)
+            left, right = total, row
+            if not low:
+                # Nothing is added to the lowest bit: it is of the product already.
+                done.append(Signal(name="lowest"))
+                m.d.comb += done[0].eq(multiplier[0] & multiplicand[0])
+                negative &= ~done[0]
+                left, right = total[1:], row[1:]
             # The lowest bit carries into the next one where the digit is negative.
-            added = Signal(width + 1, name=f"partial_{low // 2}")
-            left, right = (Cat(negative, value)[: width + 1].as_signed() for value in (total, row))
+            added = Signal(width + (1 if low else 0), name=f"partial_{low // 2}")
+            left, right = (
+                Cat(negative, value)[: len(added)].as_signed() for value in (left, right)
+            )
             m.d.comb += added.eq(left + right)
-            done += [added[1], added[2]]
-            total = added[3:]
+            done += [*added[1:3]] if low else [added[1]]
+            total = added[3:] if low else added[2:]
         m.d.data += self.product.eq(Cat(*done, total))
         return m
 

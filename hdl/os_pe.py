@@ -59,13 +59,20 @@ class OutputStationaryElement(Part):
         """Build the PE."""
         m = self.new_module()
         product = Signal(self.config.product_bits, name="product")
-        act_sign = self.act_signed & self.act[-1]
-        operand = Cat(self.act, act_sign)
         if self.multiplier is None:
+            operand = Cat(self.act, self.act_signed & self.act[-1])
             m.d.data += product.eq(operand.as_signed() * self.weight.as_signed())
         else:
-            pins = {"act": operand, "weight": self.weight, "product": product}
-            place(self, m, "multiplier", self.multiplier, **pins)
+            place(
+                self,
+                m,
+                "multiplier",
+                self.multiplier,
+                act=self.act,
+                act_signed=self.act_signed,
+                weight=self.weight,
+                product=product,
+            )
         m.d.data += [
             self.act.eq(self.act_in),
             self.weight.eq(self.weight_in),

@@ -87,8 +87,7 @@ class ProcessingElement(Part):
             with m.If(self.swap_in):
                 m.d.data += active.eq(loading)
             weights.append(active)
-        operand = Cat(self.act, self.act_signed & self.act[-1])
-        products = self._multiply(m, operand, weights)
+        products = self._multiply(m, weights)
         for lane, psum in enumerate(self._lanes("psum")):
             product = products[lane]
             if self.is_top:
@@ -101,14 +100,24 @@ class ProcessingElement(Part):
     def _lanes(self, name: str) -> list[Signal]:
         return [getattr(self, member) for member in lane_names(self.config, name)]
 
-    def _multiply(self, m: Module, operand: Value, weights: list[Signal]) -> list[Signal]:
+    def _multiply(self, m: Module, weights: list[Signal]) -> list[Signal]:
         """Return the product registers."""
         bits = self.config.product_bits
         products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
         if self.multiplier is not None:
-            pins = {"act": operand, "weight": weights[0], "product": products[0]}
-            place(self, m, "multiplier", self.multiplier, **pins)
-        elif len(weights) == 1:
+            place(
+                self,
+                m,
+                "multiplier",
+                self.multiplier,
+                act=self.act,
+                act_signed=self.act_signed,
+                weight=weights[0],
+                product=products[0],
+            )
+            return products
+        operand = Cat(self.act, self.act_signed & self.act[-1])
+        if len(weights) == 1:
             m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
         else:
             # One multiplication of the weights, each as far above the last as a product is wide.

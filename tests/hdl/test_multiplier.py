@@ -29,7 +29,10 @@ module bench_{a}_{w};
   reg signed [{top}:0] weight;
   wire signed [{bits}:0] product;
   integer x, y, wrong;
-  trilat_{a}_{w} device (.aclk(aclk), .act(act), .weight(weight), .product(product));
+  trilat_{a}_{w} device (
+    .aclk(aclk), .act(act[{a}-1:0]), .act_signed(act[{a}] | ~act[{a}-1]), .weight(weight),
+    .product(product)
+  );
   initial begin
     wrong = 0;
     for (x = -(1 << ({a} - 1)); x < (1 << {a}); x = x + 1)
