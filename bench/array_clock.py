@@ -85,17 +85,12 @@ def plain_verilog(config: AcceleratorConfig, pe: str, acc_bits: int) -> str:
         acc_bits: width of its sums.
     """
     rows, cols, act, weight = config.rows, config.cols, config.act_bits, config.weight_bits
-    down, right, markers = ("psum", (), ("load", "swap"))
     if config.is_os:
-        down, right, markers = ("drain", (), ("valid", "first", "shift"))
-    # `load` travels right, the other markers and the weights travel down.
-    wires = {
-        "act": act,
-        "weight_loading" if not config.is_os else "weight": weight,
-        down: acc_bits,
-        **dict.fromkeys(markers, 1),
-    }
-    del right
+        down, loading, markers = "drain", "weight", ("valid", "first", "shift")
+    else:
+        down, loading, markers = "psum", "weight_loading", ("load", "swap")
+    wires = {"act": act, loading: weight, down: acc_bits, **dict.fromkeys(markers, 1)}
+    # The other markers, weights and sums travel down.
     sideways = {"act", "load"}
     declared = "\n".join(
         f"  wire signed [{bits - 1}:0] {name} [0:{rows}][0:{cols}];" for name, bits in wires.items()
@@ -106,7 +101,6 @@ def plain_verilog(config: AcceleratorConfig, pe: str, acc_bits: int) -> str:
         target = f"{name}[r][c+1]" if name in sideways else f"{name}[r+1][c]"
         entry = "weight" if name.startswith("weight") else name
         pins += [f".{entry}_in({source})", f".{name}({target})"]
-    weight_name = "weight" if config.is_os else "weight_loading"
     tops = "\n".join(f"    assign {m}[0][c] = {m}_in[c];" for m in markers if m not in sideways)
     lefts = "\n".join(f"    assign {m}[r][0] = {m}_in[r];" for m in markers if m in sideways)
     inputs = ", ".join(f"input [{(rows if m in sideways else cols) - 1}:0] {m}_in" for m in markers)
@@ -127,7 +121,7 @@ module {PLAIN_TOP} (
 {lefts}
     end
     for (c = 0; c < {cols}; c = c + 1) begin : top
-    assign {weight_name}[0][c] = skewed_weights[c*{weight} +: {weight}];
+    assign {loading}[0][c] = skewed_weights[c*{weight} +: {weight}];
     assign {down}[0][c] = 0;
 {tops}
     assign sums[c*{acc_bits} +: {acc_bits}] = {down}[{rows}][c];

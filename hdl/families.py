@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -66,6 +66,10 @@ class Family:
     lut_per_bram: int
     launch: int
     capture: int
+
+    def without_dsp(self) -> Family:
+        """Return the family without inference of multiplier blocks."""
+        return replace(self, synth=self.synth + (" -nodsp" if self.dsp else ""))
 
     def script(self, top: str, has_memory: bool) -> list[str]:
         """Return the Yosys commands that map the module `top`, already read.
