@@ -59,7 +59,7 @@ class Multiplier(Part):
         else:
             multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)
-        total: Value = Const(0, 1)
+        total: Value = Const(0, 2)
         done: list[Value] = []
         carry: Value | None = None
         for low in range(0, len(multiplier), 2):
