@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -22,12 +23,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.array_clock import PLAIN_TOP, TOP, array_verilog, plain_verilog
 from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
 from hdl.gen import generate
 from hdl.mapping import MappedModule, instances, map_modules, split_modules
 from hdl.netlist_check import MismatchError
+from hdl.pnr import require_installed, route, router_of
 from hdl.registers import CORE
 from hdl.synth import synthesize
 from trilat.errors import InputError, run_command
@@ -104,6 +107,8 @@ class Case:
         config: of the array.
         acc_bits: width of the plain array's sums.
         lut_bar, dsp_bar: family -> most LUTs, DSPs per PE.
+            mhz_bar: least clock on ecp5 after routing; with one, the array is routed by ``--pnr``.
+        mhz_bar: least clock on ecp5 after routing; with one, the array is routed by ``--pnr``.
         quick: part of ``--quick``.
     """
 
@@ -112,6 +117,7 @@ class Case:
     acc_bits: int
     lut_bar: dict[str, float]
     dsp_bar: dict[str, float]
+    mhz_bar: float | None = None
     quick: bool = False
 
 
@@ -156,6 +162,23 @@ class ProtectionResult:
         return 100 * (self.protected / self.unprotected - 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClockResult:
+    """Clocks of an array and of its plain counterpart after routing, MHz, one a seed."""
+
+    name: str
+    target_mhz: float
+    seeds: int
+    fmax_mhz: tuple[float, ...]
+    plain_mhz: tuple[float, ...]
+    bar_mhz: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the median reaches the bar."""
+        return statistics.median(self.fmax_mhz) >= self.bar_mhz
+
+
 def cases() -> list[Case]:
     """Return the arrays of the table."""
 
@@ -195,6 +218,7 @@ def cases() -> list[Case]:
             acc_bits=24,
             lut_bar={},
             dsp_bar={"ecp5": 1},
+            mhz_bar=140,
         ),
         Case(
             name="WS int8, DSP",
@@ -216,6 +240,7 @@ def cases() -> list[Case]:
             acc_bits=16,
             lut_bar={"xc7": 40, "ecp5": 60},
             dsp_bar={},
+            mhz_bar=180,
             quick=True,
         ),
         Case(
@@ -238,10 +263,8 @@ def measure(case: Case, family: Family, cache: Path, advance: Advance) -> Result
         _add_below(counts, children, name, counts[name])
     mapped = _map({name: texts[name] for name in counts}, family, cache)
     advance(1)
-    pe = (PLAIN_OS if case.config.is_os else PLAIN_WS).format(
-        act=case.config.act_bits, weight=case.config.weight_bits, acc=case.acc_bits
-    )
-    plain_family = family if case.config.uses_dsp else without_dsp(family)
+    pe = plain_pe(case)
+    plain_family = family if case.config.uses_dsp else family.without_dsp()
     plain_mapped = _map({"plain_pe": pe}, plain_family, cache)
     skews = Counter({name: n for name, n in counts.items() if "skew" in name})
     area = _area(mapped, counts, family)
@@ -266,17 +289,19 @@ def measure(case: Case, family: Family, cache: Path, advance: Advance) -> Result
     )
 
 
+def plain_pe(case: Case) -> str:
+    """Return the Verilog of the PE of a plain array."""
+    return (PLAIN_OS if case.config.is_os else PLAIN_WS).format(
+        act=case.config.act_bits, weight=case.config.weight_bits, acc=case.acc_bits
+    )
+
+
 def _add_below(
     counts: Counter[str], children: dict[str, Counter[str]], name: str, times: int
 ) -> None:
     for child, n in children[name].items():
         counts[child] += n * times
         _add_below(counts, children, child, n * times)
-
-
-def without_dsp(family: Family) -> Family:
-    """Return the family without inference of multiplier blocks."""
-    return replace(family, synth=family.synth + (" -nodsp" if family.dsp else ""))
 
 
 def _map(texts: dict[str, str], family: Family, cache: Path) -> dict[str, MappedModule]:
@@ -315,6 +340,60 @@ def measure_protection(
         protected=lut(replace(config, protect="clip", protect_place="both")),
         bar_percent=bar,
     )
+
+
+def measure_clock(
+    case: Case, seeds: int, target_mhz: float, cache: Path, progress: TerminalProgress
+) -> ClockResult:
+    """Place and route an array and its plain counterpart, each alone, flat, on ecp5."""
+    assert case.mhz_bar is not None
+
+    def clocks(verilog: str, top: str) -> tuple[float, ...]:
+        return route(
+            verilog,
+            family="ecp5",
+            top=top,
+            seeds=seeds,
+            target_mhz=target_mhz,
+            use_dsp=case.config.uses_dsp,
+            cache=cache,
+            progress=progress,
+        ).fmax_mhz
+
+    return ClockResult(
+        name=case.name,
+        target_mhz=target_mhz,
+        seeds=seeds,
+        fmax_mhz=clocks(array_verilog(case.config), TOP),
+        plain_mhz=clocks(plain_verilog(case.config, plain_pe(case), case.acc_bits), PLAIN_TOP),
+        bar_mhz=case.mhz_bar,
+    )
+
+
+def clock_table(results: Sequence[ClockResult]) -> Table:
+    """Return the clocks after routing as a terminal table."""
+    title = f"{SIZE}x{SIZE} array alone on ecp5 after routing, MHz: median (range) over seeds"
+    result = Table(title=title, title_justify="left")
+    columns = ("array", "target", "seeds", "clock", "plain clock", "ratio", "bar", "met")
+    for number, name in enumerate(columns):
+        result.add_column(name, justify="left" if number == 0 else "right")
+
+    def spread(clocks: Sequence[float]) -> str:
+        return f"{statistics.median(clocks):.1f} ({min(clocks):.1f} to {max(clocks):.1f})"
+
+    for row in results:
+        ratio = statistics.median(row.fmax_mhz) / statistics.median(row.plain_mhz)
+        result.add_row(
+            row.name,
+            f"{row.target_mhz:g}",
+            str(row.seeds),
+            spread(row.fmax_mhz),
+            spread(row.plain_mhz),
+            f"{ratio:.2f}",
+            f"{row.bar_mhz:g} MHz",
+            "yes" if row.met else "NO",
+        )
+    return result
 
 
 def table(results: Sequence[Result]) -> Table:
@@ -371,6 +450,13 @@ def main_parser() -> argparse.ArgumentParser:
     )
     default = Path(os.environ.get("TRILAT_CACHE", Path.home() / ".cache" / "trilat")) / "hdl"
     parser.add_argument("--quick", action="store_true", help="LUT arrays on xc7 alone")
+    parser.add_argument(
+        "--pnr",
+        action="store_true",
+        help="also the clock after routing, several minutes a seed (pip install 'trilat[pnr]')",
+    )
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of --pnr")
+    parser.add_argument("--mhz", type=float, default=200.0, help="target clock of --pnr")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument(
         "--cache", type=Path, default=default, metavar="DIR", help="where mapped modules are kept"
@@ -384,7 +470,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> int:
         try:
+            if arguments.pnr:
+                require_installed(router_of("ecp5"))
             data = _run(quick=arguments.quick, cache=arguments.cache)
+            if arguments.pnr:
+                data["clocks"] = _clocks(arguments.seeds, arguments.mhz, arguments.cache)
             if arguments.json is not None:
                 write_json(arguments.json, data)
         except OSError as error:
@@ -416,6 +506,19 @@ def _run(*, quick: bool, cache: Path) -> dict[str, Any]:
         "arrays": [asdict(row) for row in results],
         "protection": [asdict(row) | {"percent": row.percent} for row in protections],
     }
+
+
+def _clocks(seeds: int, target_mhz: float, cache: Path) -> list[dict[str, Any]]:
+    progress = TerminalProgress()
+    routed = [case for case in cases() if case.mhz_bar is not None]
+    results = [measure_clock(case, seeds, target_mhz, cache, progress) for case in routed]
+    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    console.print(clock_table(results))
+    console.print(
+        f"{router_of('ecp5').device}, out of context: columns and skews without lanes, streams or "
+        "AXI4-Lite, paths through ports not counted"
+    )
+    return [asdict(row) | {"met": row.met} for row in results]
 
 
 def _protections(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -73,6 +73,10 @@ class Family:
     lut_per_bram: int
     launch: int
     capture: int
+
+    def without_dsp(self) -> Family:
+        """Return the family without inference of multiplier blocks."""
+        return replace(self, synth=self.synth + (" -nodsp" if self.dsp else ""))
 
     def script(self, top: str, has_memory: bool) -> list[str]:
         """Return the Yosys commands that map the module `top`, already read.
@@ -248,7 +252,8 @@ XC7 = Family(
 ECP5 = Family(
     name="ecp5",
     device="Lattice ECP5; delays of speed grade 6 from prjtrellis-db, capacities of LFE5U-85",
-    synth="synth_lattice -family ecp5 -noflatten",
+    # Pairs of tables with a multiplexer behind them save no delay here, and take a tenth more.
+    synth="synth_lattice -family ecp5 -nowidelut -noflatten",
     start="coarse",
     before_memory="map_ram",
     after_memory="map_ffram",

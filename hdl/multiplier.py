@@ -5,7 +5,12 @@ Radix-4 recoding after Booth (1951), but with the digits -2, -1, 0 and 1 and a c
 them: a digit is chosen by two bits, so that one bit of a row is a function of four, where
 Booth's own digits -2..2 take five. With 6-input tables the choice and its addition to the rows
 before it are one table a bit (as in Kumm, Abbas and Zipf, ARITH 2015); with 4-input tables the
-choice is one, the addition another. Only the digit with the sign takes all of -2..2.
+choice is one, the addition another.
+
+The lowest digit is 0..3 and carries nothing: its row is the digit less two, and the adder of the
+first row, which has nothing else to add, adds the two. So the second digit, too, is chosen by its
+own two bits alone, and an operand of four bits takes no logic but the rows. With more digits,
+the one with the sign takes all of -2..2.
 """
 
 from __future__ import annotations
@@ -16,19 +21,29 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import AcceleratorConfig, Span, product_span, signed_width
 from hdl.module import Part, flags
 
+# The digit of the two lowest bits of an operand with more.
+_LOWEST = (0, 3)
 
-def signed_act(config: AcceleratorConfig, act: Value) -> Value:
-    """Return an activation as a multiplier takes it, in two's complement: an array of unsigned
-    activations has none of their sign, so it is 0.
+
+def signed_operand(config: AcceleratorConfig, act: Value, act_signed: Value | None) -> Value:
+    """Return an activation code as a multiplier takes it, in two's complement.
+
+    Args:
+        config: the accelerator.
+        act: the code.
+        act_signed: whether it is two's complement, where that is chosen per tile.
     """
-    return Cat(act, Const(0, 1)) if config.act_sign == "unsigned" else act
+    if act_signed is not None:
+        return Cat(act, act_signed & act[-1])
+    return act if config.act_sign == "signed" else Cat(act, Const(0, 1))
 
 
 class Multiplier(Part):
     """The product of an activation and a weight, registered, exact for every code.
 
     Members:
-        act: activation code; its sign above it, if that is chosen per tile.
+        act: activation code.
+        act_signed: whether it is two's complement, if that is chosen per tile.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -38,7 +53,8 @@ class Multiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.act_bits + config.signs_travel),
+                "act": In(config.act_bits),
+                "act_signed": In(1) if config.signs_travel else None,
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -49,36 +65,50 @@ class Multiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        act = signed_act(config, self.act)
+        # The sign is made here, lest it cost a level of logic of its own in front of the rows.
+        act = signed_operand(config, self.act, getattr(self, "act_signed", None))
         if len(self.weight) <= len(act):
             multiplicand, span, multiplier = act, config.act_span, self.weight
         else:
             multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)
-        total: Value = Const(0, 1)
+        total: Value = Const(0, 2)
         done: list[Value] = []
-        carry: Value = Const(0, 1)
+        carry: Value | None = None
         for low in range(0, len(multiplier), 2):
             ends = self._ends(multiplier, low)
             digits = digits[0] + (ends[0] << low), digits[1] + (ends[1] << low)
             width = min(signed_width(*product_span(digits, span)), config.product_bits) - low
+            if ends == _LOWEST:
+                total = Cat(Const(0, 1), multiplicand)  # the two that its row lacks
             row, negative, carry = self._row(m, multiplicand, multiplier, low, carry, width)
+            left, right = total, row
+            if not low:
+                # Nothing is added to the lowest bit: it is of the product already.
+                done.append(Signal(name="lowest"))
+                m.d.comb += done[0].eq(multiplier[0] & multiplicand[0])
+                negative &= ~done[0]
+                left, right = total[1:], row[1:]
             # The lowest bit carries into the next one where the digit is negative.
-            added = Signal(width + 1, name=f"partial_{low // 2}")
-            left, right = (Cat(negative, value)[: width + 1].as_signed() for value in (total, row))
+            added = Signal(width + (1 if low else 0), name=f"partial_{low // 2}")
+            left, right = (
+                Cat(negative, value)[: len(added)].as_signed() for value in (left, right)
+            )
             m.d.comb += added.eq(left + right)
-            done += [added[1], added[2]]
-            total = added[3:]
+            done += [*added[1:3]] if low else [added[1]]
+            total = added[3:] if low else added[2:]
         m.d.data += self.product.eq(Cat(*done, total))
         return m
 
     @staticmethod
     def _ends(multiplier: Value, low: int) -> Span:
-        """Return the least and the greatest digit at bit `low`; only the lowest has no carry."""
-        bits = len(multiplier) - low
+        """Return the least and the greatest digit at bit `low`; one above bit 2 has a carry."""
+        bits, carry = len(multiplier) - low, int(low > 2)
         if bits == 1:
-            return -1, 1
-        return -2, 2 if bits == 2 and low else 1
+            return -1, carry
+        if bits == 2:
+            return -2, 1 + carry
+        return (-2, 1) if low else _LOWEST
 
     def _row(
         self,
@@ -86,34 +116,37 @@ class Multiplier(Part):
         multiplicand: Value,
         multiplier: Value,
         low: int,
-        carry: Value,
+        carry: Value | None,
         width: int,
-    ) -> tuple[Value, Value, Value]:
+    ) -> tuple[Value, Value, Value | None]:
         """Return a digit times the multiplicand, less one where the digit is negative; whether
-        it is; and the carry into the next digit.
+        it is; and the carry into the next digit. Of the lowest of several digits, two less.
         """
-        number = low // 2
-        zero, bit = Const(0, 1), multiplier[low]
+        number, bits = low // 2, multiplier[low : low + 2]
+        zero, bit, high = Const(0, 1), bits[0], bits[-1]
         once = Cat(multiplicand, multiplicand[-1])[:width]
         twice = Cat(zero, multiplicand)[:width]
         negative, single = flags(f"negative_{number}", f"single_{number}")
         row = Signal(len(once), name=f"row_{number}")
-        both = bit & carry
-        double: Value = zero
-        following = Signal(name=f"carry_{number}")
-        if low == len(multiplier) - 1:  # -bit + carry
+        double: Value = negative  # where it is not single
+        following: Value | None = None
+        m.d.comb += single.eq(bit if carry is None else bit ^ carry)
+        if self._ends(multiplier, low) == _LOWEST:
+            m.d.comb += negative.eq(~high)
+        elif carry is None:  # -2 high + bit, or -bit
+            m.d.comb += negative.eq(high)
+            following = high
+        elif len(bits) == 1:  # -bit + carry
             m.d.comb += negative.eq(bit & ~carry)
-        else:
-            high = multiplier[low + 1]
-            if low == len(multiplier) - 2:  # -2 high + bit + carry
-                double = Signal(name=f"double_{number}")
-                m.d.comb += [negative.eq(high & ~both), double.eq((high ^ both) & ~single)]
-            else:  # 2 high + bit + carry, less 4 where that is 2 or more
-                double = negative
-                m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
-        chosen = Mux(single, once, Mux(double, twice, 0))
-        m.d.comb += [
-            single.eq(bit ^ carry),
-            row.eq(chosen ^ negative.replicate(len(row))),
-        ]
+        elif low == len(multiplier) - 2:  # -2 high + bit + carry
+            double = Signal(name=f"double_{number}")
+            both = bit & carry
+            m.d.comb += [negative.eq(high & ~both), double.eq((high ^ both) & ~single)]
+        else:  # 2 high + bit + carry, less 4 where that is 2 or more
+            following = Signal(name=f"carry_{number}")
+            both = bit & carry
+            m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
+        if len(bits) == 1:
+            double = zero
+        m.d.comb += row.eq(Mux(single, once, Mux(double, twice, 0)) ^ negative.replicate(len(row)))
         return row, negative, following

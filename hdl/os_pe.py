@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier, signed_act
+from hdl.multiplier import Multiplier, signed_operand
 
 
 class OutputStationaryElement(Part):
@@ -60,15 +60,13 @@ class OutputStationaryElement(Part):
         """Build the PE."""
         m = self.new_module()
         product = Signal(self.config.product_bits, name="product")
-        act: Value = self.act
-        if self.config.signs_travel:
-            act_sign = self.act_signed & act[-1]
-            act = Cat(act, act_sign)
+        signed = self.act_signed if self.config.signs_travel else None
         if self.multiplier is None:
-            operand = signed_act(self.config, act)
+            operand = signed_operand(self.config, self.act, signed)
             m.d.data += product.eq(operand.as_signed() * self.weight.as_signed())
         else:
-            pins = {"act": act, "weight": self.weight, "product": product}
+            pins = {"act": self.act, "weight": self.weight, "product": product}
+            pins |= {} if signed is None else {"act_signed": signed}
             place(self, m, "multiplier", self.multiplier, **pins)
         m.d.data += [
             self.act.eq(self.act_in),

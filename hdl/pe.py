@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier, signed_act
+from hdl.multiplier import Multiplier, signed_operand
 
 
 def lane_names(config: AcceleratorConfig, name: str) -> list[str]:
@@ -87,10 +87,7 @@ class ProcessingElement(Part):
             with m.If(self.swap_in):
                 m.d.data += active.eq(loading)
             weights.append(active)
-        act: Value = self.act
-        if self.config.signs_travel:
-            act = Cat(act, self.act_signed & act[-1])
-        products = self._multiply(m, act, weights)
+        products = self._multiply(m, weights)
         for lane, psum in enumerate(self._lanes("psum")):
             product = products[lane]
             if self.is_top:
@@ -103,15 +100,18 @@ class ProcessingElement(Part):
     def _lanes(self, name: str) -> list[Signal]:
         return [getattr(self, member) for member in lane_names(self.config, name)]
 
-    def _multiply(self, m: Module, act: Value, weights: list[Signal]) -> list[Signal]:
+    def _multiply(self, m: Module, weights: list[Signal]) -> list[Signal]:
         """Return the product registers."""
-        operand = signed_act(self.config, act)
+        signed = self.act_signed if self.config.signs_travel else None
         bits = self.config.product_bits
         products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
         if self.multiplier is not None:
-            pins = {"act": act, "weight": weights[0], "product": products[0]}
+            pins = {"act": self.act, "weight": weights[0], "product": products[0]}
+            pins |= {} if signed is None else {"act_signed": signed}
             place(self, m, "multiplier", self.multiplier, **pins)
-        elif len(weights) == 1:
+            return products
+        operand = signed_operand(self.config, self.act, signed)
+        if len(weights) == 1:
             m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
         else:
             # One multiplication of the weights, each as far above the last as a product is wide.

