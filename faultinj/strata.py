@@ -47,9 +47,7 @@ def stratified_rate(strata: Sequence[Stratum]) -> float:
     return sum(s.size / total * s.count / s.n for s in seen)
 
 
-def stratified_interval(
-    strata: Sequence[Stratum], confidence: float = 0.95
-) -> tuple[float, float]:
+def stratified_interval(strata: Sequence[Stratum], confidence: float = 0.95) -> tuple[float, float]:
     """Return the stratified score interval of a rate, continuity-corrected.
 
     Args:
@@ -95,7 +93,9 @@ def _upper_end(strata: Sequence[Stratum], z: float) -> float:
             p = np.where(b > 0, 2 * effective * rate / (b + root), (root - b) / (2 * m))
         p = np.clip(p, 0.0, 1.0)
         mean = float(weight @ p)
-        return mean, mean - reach - z * math.sqrt(float((weight**2 * p * (1 - p) / effective).sum()))
+        return mean, mean - reach - z * math.sqrt(
+            float((weight**2 * p * (1 - p) / effective).sum())
+        )
 
     middle = math.log(float(np.max(effective / weight)))
     low, high = middle - _SPAN, middle + _SPAN
