@@ -49,10 +49,7 @@ def check_space(name: str, listed: dict[str, Any], here: dict[str, Any]) -> None
         if one != other:
             what = f"{key} {one} instead of {other}"
             if isinstance(one, dict) and isinstance(other, dict):
-                differing = sorted(
-                    n for n in one.keys() | other.keys() if one.get(n) != other.get(n)
-                )
-                n = differing[0]
+                n = next(n for n in {**one, **other} if one.get(n) != other.get(n))
                 what = f"{n} in {key} has {one.get(n)} instead of {other.get(n)}"
             raise InputError(f"{name} lists faults of another configuration: {what}")
 

@@ -123,7 +123,8 @@ def to_table(
 def with_weights(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
     """Return the rows with a column `weight`: experiments of the population that each stands for.
 
-    One where the population is not known. A weighted mean over rows is the reweighted estimate of `faultinj.strata`.
+    One where the population is not known. A weighted mean over rows is the reweighted estimate of
+    `faultinj.strata`.
     """
     stratum = table["stratum"].to_numpy()
     drawn = np.bincount(stratum, minlength=len(sizes))

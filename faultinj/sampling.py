@@ -266,7 +266,7 @@ def _register_blocks(
                         rows=rows,
                         cols=cols,
                         bits=bits,
-                    )  # fmt: skip
+                    )
                 )
     return blocks, sum(width for several in places.values() for _, _, width in several)
 

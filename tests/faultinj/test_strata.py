@@ -55,7 +55,7 @@ def intervals(sizes, draws, counts, confidence=0.95):
 @pytest.mark.parametrize("equal", [False, True])
 def test_stratified_intervals_cover(strata, equal):
     rng = np.random.default_rng(strata)
-    for seed, rate in enumerate((0.02, 0.2, 0.98)):
+    for seed, rate in enumerate(RATES if strata == 3 else (0.02, 0.2, 0.98)):
         sizes, hits = population(rate, strata, seed)
         draws = allocate(sizes.tolist(), 300, equal=equal)
         counts = rng.hypergeometric(hits, sizes - hits, draws, (CAMPAIGNS, strata))
@@ -155,7 +155,7 @@ def test_looks():
     assert look_sizes(1000, 4) == [250, 500, 750, 1000]
     assert look_sizes(2, 5) == [1, 2]
     assert spend(5, 0.95, "obrien-fleming")[0] > 0.99998
-    with pytest.raises(InputError, match="looks must be in 1..20, not 0"):
+    with pytest.raises(InputError, match=r"looks must be in 1\.\.20, not 0"):
         spend(0, 0.95)
     with pytest.raises(InputError, match="unknown spending of alpha 'pocok'; did you mean pocock"):
         spend(3, 0.95, "pocok")
