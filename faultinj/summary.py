@@ -20,6 +20,8 @@ from faultinj.stats import bootstrap_interval, margin_of, wilson
 from faultinj.strata import Stratum, stratified_interval, stratified_rate
 
 OUTCOMES = ("masked", "sdc_noncritical", "sdc_critical")
+# Of rows whose class a bound proved not to change, so that nobody knows whether they are masked.
+NOT_CRITICAL = "not_critical"
 CRITICAL_SITES = 20
 _RESAMPLES = 2000
 NOT_MODELLED = (
@@ -48,7 +50,8 @@ class CampaignResult:
         margin: half-width of an interval of this sample size at a rate of one half.
         confidence: of the campaign.
         level: of each single interval; above `confidence` where several looks share the error.
-        outcomes: per outcome count, detected, rate, ci_low, ci_high.
+        outcomes: per outcome (`OUTCOMES`, and `NOT_CRITICAL` where it occurs) count, detected,
+            rate, ci_low, ci_high.
         strata: name, size, n, count of critical ones.
         by_layer, by_bit, by_kind, by_register: per group its name, n, one count per outcome,
             detected, and rate, ci_low, ci_high of the critical ones. The layer is that of the
@@ -112,6 +115,12 @@ class _Rows:
     drawn: np.ndarray
     level: float
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Outcomes to report."""
+        bounded = bool((self.column["outcome"] == NOT_CRITICAL).any())
+        return (*OUTCOMES, NOT_CRITICAL) if bounded else OUTCOMES
+
     def estimate(self, hit: np.ndarray, mine: np.ndarray | None = None) -> dict[str, float]:
         """Return rate and interval of `hit`, bool (n,), among the rows `mine` (all)."""
         stratum = self.stratum if mine is None else self.stratum[mine]
@@ -163,7 +172,7 @@ def summarize(
     critical = column["outcome"] == "sdc_critical"
     order = {name: i for i, name in enumerate(layers)}
     outcomes = {}
-    for outcome in OUTCOMES:
+    for outcome in rows.outcomes:
         mine = column["outcome"] == outcome
         outcomes[outcome] = {
             "count": int(mine.sum()),
@@ -241,7 +250,7 @@ def _groups(
     found = []
     for key in sorted(members, key=sort):
         index = np.array(members[key])
-        counts = {name: int((outcome[index] == name).sum()) for name in OUTCOMES}
+        counts = {name: int((outcome[index] == name).sum()) for name in rows.outcomes}
         found.append(
             {
                 **dict(zip(keys, key, strict=True)),
