@@ -102,8 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> int:
         arguments = parser.parse_args(argv)
-        paths = [p / "rows.parquet" if p.is_dir() else p for p in (arguments.a, arguments.b)]
-        result = compare_files(*paths, arguments.confidence)
+        first, second = (
+            path / "rows.parquet" if path.is_dir() else path for path in (arguments.a, arguments.b)
+        )
+        result = compare_files(first, second, arguments.confidence)
         _print(result, Console())
         if arguments.json is not None:
             write_json(arguments.json, asdict(result))

@@ -395,7 +395,9 @@ def _stratified(
             number = int(population.starts[index]) + turn * width + int(slots[slot])
             numbers.append((image, number))
         drawn.append(numbers)
-    experiments, stratum, previous = [], [], [0] * len(keys)
+    experiments: list[tuple[Fault, ...]] = []
+    stratum: list[int] = []
+    previous = [0] * len(keys)
     for step in steps:
         for i, numbers in enumerate(drawn):
             mine = numbers[previous[i] : step[i]]

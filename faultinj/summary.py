@@ -316,7 +316,7 @@ def _logit_change(rows: _Rows, population: int | None, seed: int) -> dict[str, A
     share = np.array([size / sum(rows.sizes) for size in rows.sizes])
     # Resampled within strata; with several the squared half-widths add up (stratified variance).
     mean, below, above = 0.0, 0.0, 0.0
-    for h in np.flatnonzero(rows.drawn):
+    for h in np.flatnonzero(rows.drawn).tolist():
         mine = values[rows.stratum == h]
         size = rows.sizes[h] if population else None
         low, high = bootstrap_interval(
