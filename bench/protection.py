@@ -13,6 +13,7 @@ run that was stopped or killed goes on, and names the cells that are missing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ from bench.protection_cells import (
 from dse.store import Store, default_root
 from faultinj.summary import OUTCOMES
 from quant.data import DataSet, load_data
+from quant.network import IntegerNetwork
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
 from trilat.progress import TerminalProgress
@@ -56,6 +58,9 @@ CLAIMS = (
 QUICK = Effort(
     faults=150, images=64, rates=(1e-2,), repetitions=4, rows=4, cols=4, float_epochs=8, epochs=2
 )
+
+# Of the quick run, two units alone are synthesized.
+_QUICK_LUTS = (Variant(kind="none"), Variant(kind="clip"))
 
 
 def main_parser() -> argparse.ArgumentParser:
@@ -115,8 +120,10 @@ def _run(arguments: argparse.Namespace) -> int:
             if found is None:
                 missing.append(f"{case.label()}, {variant.label()}: not computed")
             else:
+                if found["lut"] is None:
+                    missing.append(f"{case.label()}, {variant.label()}: LUTs not computed")
                 rows.append({"case": asdict(case), "variant": asdict(variant), **found})
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     for case in cases:
         mine = [row for row in rows if row["case"] == asdict(case)]
         if mine:
@@ -138,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _wanted(arguments: argparse.Namespace) -> tuple[Effort, list[Case]]:
     if arguments.quick:
-        return QUICK, [Case(model="lenet5", data="digits", method="ptq", bits=b) for b in (8, 3)]
+        return QUICK, [Case(model="lenet5", data="digits", method="ptq", bits=4)]
     try:
         widths = [int(part) for part in arguments.bits.split(",")]
         rates = tuple(float(part) for part in arguments.rates.split(","))
@@ -185,25 +192,28 @@ def _cells(
     """Yield every variant of a case with its figures, None where they are missing."""
 
     def late() -> bool:
-        if time.monotonic() > until:
-            raise MissingError("out of time")
-        return False
+        return time.monotonic() > until
 
-    try:
-        late()
-        network = network_of(bench, case, data)
-    except MissingError:
+    network: IntegerNetwork | None = None
+    with contextlib.suppress(MissingError):
+        network = None if late() else network_of(bench, case, data)
+    if network is None:
         yield from ((variant, None) for variant in VARIANTS)
         return
     bounds = bounds_of(network, data)
+    cells: dict[Variant, dict[str, Any] | None] = dict.fromkeys(VARIANTS)
     for variant in VARIANTS:
-        try:
-            late()
-            found = measure(bench, case, variant, network, data, bounds)
-            found["lut"] = lut_of(bench, accelerator_of(bench, network, variant))
-        except MissingError:
-            yield variant, None
-            continue
+        with contextlib.suppress(MissingError):
+            if not late():
+                cells[variant] = measure(bench, case, variant, network, data, bounds)
+    # Synthesis comes last: it takes longer than all the rest.
+    for variant, found in cells.items():
+        if found is not None:
+            found["lut"] = None
+            costed = bench.effort != QUICK or variant in _QUICK_LUTS
+            with contextlib.suppress(MissingError):
+                if costed and not late():
+                    found["lut"] = lut_of(bench, accelerator_of(bench, network, variant))["lut"]
         yield variant, found
 
 
@@ -218,14 +228,14 @@ def tables(case: Case, rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
     for row in rows:
         alarms = row["false_alarms"]
         more = ""
-        if plain is not None and row is not plain:
-            more = f"{100 * (row['lut']['lut'] / plain['lut']['lut'] - 1):+.1f} %"
+        if plain is not None and row is not plain and plain["lut"] and row["lut"]:
+            more = f"{100 * (row['lut'] / plain['lut'] - 1):+.1f} %"
         table.add_row(
             _label(row),
             f"{row['accuracy']:.1f}",
             *(f"{o['mean']:.1f} ({o['ci_low']:.1f} .. {o['ci_high']:.1f})" for o in row["rates"]),
             f"{alarms['images']} of {alarms['of']} images",
-            f"{row['lut']['lut']}",
+            str(row["lut"] or "not computed"),
             more,
         )
     yield table
@@ -281,16 +291,18 @@ def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
             base = plain.get(_case(row))
             if base is None or row is base:
                 continue
-            luts.append(100 * (row["lut"]["lut"] / base["lut"]["lut"] - 1))
+            if row["lut"] and base["lut"]:
+                luts.append(100 * (row["lut"] / base["lut"] - 1))
             for with_it, without in zip(row["rates"], base["rates"], strict=True):
                 gains.append((with_it["mean"] - without["mean"], with_it["rate"], row))
         if not gains:
             continue
         gain, rate, row = max(gains, key=lambda one: one[0])
+        more = f"{min(luts):+.1f} .. {max(luts):+.1f} %" if luts else "not computed"
         lines.append(
             f"measured, {model}: accuracy under faults up to {gain:+.1f} points "
             f"({Case(**row['case']).label()}, {_label(row)}, {rate:g} flips per stored bit); LUTs "
-            f"{min(luts):+.1f} .. {max(luts):+.1f} %"
+            f"{more}"
         )
     return lines
 
