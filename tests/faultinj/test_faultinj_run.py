@@ -203,7 +203,7 @@ def test_faults_outside_the_design(network_file, tmp_path, capsys, fault, messag
         ("[", "is no JSON"),
         ("[]", "has no faults"),
         ("[[]]", "experiment 0: an experiment has at least one fault"),
-        ('[{"site": "disk", "bits": [1]}]', "experiment 0: a fault's site is memory or register"),
+        ('[{"site": "disk", "bits": [1]}]', "experiment 0: a fault's site is memory"),
         ("[3]", "experiment 0"),
     ],
 )
