@@ -186,6 +186,7 @@ def _heat(
                 "hoverongaps": False,
                 "colorscale": _HEAT,
                 "zmin": 0,
+                "zmax": 100 * max(row["rate"] for row in rows) or 1.0,
                 "xgap": 1,
                 "ygap": 1,
                 "colorbar": {"title": {"text": "critical (%)"}, "thickness": 12, "outlinewidth": 0},

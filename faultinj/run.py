@@ -50,6 +50,8 @@ from trilat.progress import Progress, TerminalProgress
 
 _SPLITS = ("train", "val", "test")
 _RATE_REPETITIONS = 8
+# Headings that leave room for the names of layers.
+_SHORT = {"sdc_noncritical": "SDC", "sdc_critical": "critical"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -254,7 +256,7 @@ def _run_faults(
         facts = {
             "network": f"{target.network.name}, {target.network.weight_bits}-bit weights, "
             f"{target.network.act_bits}-bit activations ({target.network.content_hash()})",
-            "images": f"first {result.images} of {arguments.data} {arguments.split}",
+            "images": f"first {result.images} of {Path(arguments.data).name} {arguments.split}",
             "accelerator": f"{target.config.dataflow} {target.config.rows}x{target.config.cols}",
             "protection": "none"
             if target.protection.kind == "none"
@@ -338,7 +340,7 @@ def _print(result: CampaignResult, console: Console) -> None:
             continue
         table = Table(title=f"critical by {label}")
         names = list(result.outcomes)
-        short = (name.removeprefix("sdc_").replace("noncritical", "non-critical") for name in names)
+        short = (_SHORT.get(name, name) for name in names)
         for heading in (label, "n", *short, "rate", f"{percent} interval"):
             table.add_column(heading, justify="left" if heading == label else "right", no_wrap=True)
         for line in rows:
