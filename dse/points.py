@@ -20,6 +20,7 @@ from faultinj.campaign import run_campaign
 from faultinj.lowering import lower
 from faultinj.protection import Protection, forward
 from faultinj.rate import MAX_RATE
+from faultinj.sampling import FaultModel, Plan
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.tile import TileJob, param_words, reference_output, stream_beats
@@ -124,10 +125,8 @@ def _campaign(
             config,
             images,
             labels,
-            site=site,
-            multiplicity=multiplicity,
-            faults=CAMPAIGN_FAULTS,
-            seed=bench.settings.seed,
+            model=FaultModel(site=site, multiplicity=multiplicity),
+            plan=Plan(faults=CAMPAIGN_FAULTS, seed=bench.settings.seed),
             protection=unit,
             output=folder / "faults.parquet",
             progress=bench.progress,

@@ -8,34 +8,37 @@ top-1). A fault is `detected` where the protection unit counts more violations t
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from faultinj.checks import check_faults, check_space, fault_space
 from faultinj.faults import Fault, MemoryFault, to_json
 from faultinj.lowering import check_fits
+from faultinj.parts import CampaignFolder, open_folder
 from faultinj.pe_faults import PeFaults
 from faultinj.protection import UNPROTECTED, Protection
 from faultinj.rate import RateResult, accuracy_under_rate, calibrate_rate
 from faultinj.restart import golden_run, run_faulty, site_of
-from faultinj.sampling import population_of, population_size, sample
-from faultinj.stats import margin_of, wilson
+from faultinj.rows import SCHEMA, FaultList, to_table, with_weights, write_rows
+from faultinj.sampling import FaultModel, Plan, Sample, draw, population_of, population_size
+from faultinj.sequential import spend
 from faultinj.storage import stored_activations
+from faultinj.summary import OUTCOMES, CampaignResult, critical_interval, summarize
 from hdl.config import AcceleratorConfig
 from quant import engine
 from quant.network import IntegerNetwork
 from trilat.errors import InputError
-from trilat.files import replacing
-from trilat.progress import NoProgress, Progress
+from trilat.files import content_hash
+from trilat.progress import Advance, NoProgress, Progress
 
 __all__ = [
     "OUTCOMES",
@@ -48,11 +51,14 @@ __all__ = [
     "run_campaign",
 ]
 
-OUTCOMES = ("masked", "sdc_noncritical", "sdc_critical")
+DEFAULT_MEMORY = 4 << 30
 _BATCH = 64
-_GOLDEN_BYTES = 512 << 20
+# Experiments of a part of a campaign folder: what a kill can cost.
+PART = 1024
 # Memory faults know no array: their input check counts every activation once, whatever the array.
 _ONE_PASS = 1 << 30
+# Changes when the same fault list gives other rows than before.
+_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,8 @@ class FaultRecord:
         detected: whether the protection unit counted more than in the golden run.
         violations: by how much.
         label, golden_top1, faulty_top1: classes.
+        logit_change: largest absolute change of a logit; None where the engine proved "not
+            critical" without computing the logits.
     """
 
     faults: tuple[Fault, ...]
@@ -76,51 +84,7 @@ class FaultRecord:
     label: int
     golden_top1: int
     faulty_top1: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class CampaignResult:
-    """Summary of a campaign; rates are fractions 0..1 with intervals at `confidence`.
-
-    Attributes:
-        site: ``activations`` or ``pe_activation``.
-        multiplicity: simultaneous flips per experiment.
-        protection: kind of the design's protection.
-        n: experiments.
-        population: all different experiments there are; drawn from without replacement.
-        bits: of this class of site: stored bits of one inference, or bits of the registers.
-        seed: of the sample.
-        margin: half-width of an interval of this sample size at a rate of one half.
-        confidence: of margin and intervals.
-        outcomes: per outcome count, detected, rate, ci_low, ci_high.
-        by_layer: per tensor or layer of the first fault: layer, n, one count per outcome, and
-            rate, ci_low, ci_high of the critical ones.
-        by_bit: the same per bit position; of several flips the highest counts.
-        accuracy_faulty, accuracy_golden: percent of the experiments with the right class.
-        images: in the population.
-        seconds: wall-clock.
-    """
-
-    site: str
-    multiplicity: int
-    protection: str
-    n: int
-    population: int
-    bits: int
-    seed: int
-    margin: float
-    confidence: float
-    outcomes: dict[str, dict[str, float]]
-    by_layer: list[dict[str, Any]]
-    by_bit: list[dict[str, Any]]
-    accuracy_faulty: float
-    accuracy_golden: float
-    images: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON-able data."""
-        return asdict(self)
+    logit_change: int | None
 
 
 def run_campaign(
@@ -129,73 +93,250 @@ def run_campaign(
     codes: Tensor,
     labels: np.ndarray | Tensor,
     *,
-    site: str,
-    multiplicity: int = 1,
-    faults: int,
-    seed: int = 0,
+    model: FaultModel,
+    plan: Plan,
     protection: Protection = UNPROTECTED,
-    confidence: float = 0.95,
+    replay: FaultList | None = None,
+    folder: Path | None = None,
     output: Path | None = None,
+    memory: int = DEFAULT_MEMORY,
     progress: Progress | None = None,
 ) -> CampaignResult:
-    """Inject a random sample of flips and sort what they do into outcomes.
+    """Inject a sample of faults, or all there are, and sort what they do into outcomes.
 
     Args:
         network: the network.
-        config: the accelerator; of account for PE registers alone.
+        config: the accelerator; of account for register faults alone.
         codes: image codes (N, C, H, W), the images of the population.
         labels: classes, (N,).
-        site: ``activations`` (stored bits of image and layers, before pooling) or
-            ``pe_activation`` (activation registers of the PEs, every register, bit and cycle).
-        multiplicity: flips per experiment, all in one inference.
-        faults: experiments, drawn uniformly without replacement.
-        seed: of the sample; networks of one shape on one array get the same faults.
+        model: what is injected in one experiment.
+        plan: how many, and which. Networks of one shape on one array get the same faults.
         protection: of the design.
-        confidence: of the intervals and the margin, in (0, 1).
-        output: where to write one Parquet row per experiment, whole or not at all.
+        replay: inject these faults instead; of `model` and `plan` only seed and confidence count.
+        folder: keeps finished parts, so that a killed campaign goes on where it stopped; then
+            has the rows (rows.parquet).
+        output: where to write the rows, one per experiment, whole or not at all.
+        memory: bytes that golden values and batches may take.
         progress: told about finished experiments.
 
     Raises:
-        InputError: unknown site, more faults than there are, no image, or the network does not
-            fit the accelerator.
+        InputError: sites that the engine does not compute, more faults than there are, faults
+            outside the network or array, no image, the network does not fit the accelerator, or a
+            folder of another campaign.
     """
-    start = time.perf_counter()
     if not len(codes):
         raise InputError("a campaign needs at least one image")
     check_fits(network, config)
-    population = population_of(network, config, site)
-    chosen = sample(
-        population, images=len(codes), multiplicity=multiplicity, count=faults, seed=seed
+    if replay is None:
+        population = population_of(network, config, model.site, kind=model.kind, burst=model.burst)
+        sample = draw(population, images=len(codes), model=model, plan=plan)
+        total: int | None = population_size(population, len(codes), model.multiplicity)
+        bits: int | None = population.physical_bits
+        levels = spend(plan.looks, plan.confidence, plan.spending)
+    else:
+        space = fault_space(network, config, replay.experiments)
+        if replay.space is not None:
+            check_space("the fault list", replay.space, space)
+        check_faults(network, config, replay.experiments, len(codes))
+        sample = Sample(
+            experiments=replay.experiments,
+            stratum=replay.stratum,
+            names=replay.names,
+            sizes=replay.sizes,
+            looks=(len(replay.experiments),),
+        )
+        total, bits = replay.population, replay.bits
+        levels = [max(replay.level or 0.0, plan.confidence)]
+    identity = _identity(network, config, codes, labels, protection, model, plan, replay)
+    opened = None if folder is None else open_folder(Path(folder), identity)
+    job = _Job(network, config, codes, labels, sample, protection, memory, opened)
+    table, looks, level = job.run(levels, plan.margin, progress or NoProgress())
+    layers = ["input", *(node.name for node in network.nodes)]
+    facts = _described(model, plan, replay, sample) | {
+        "protection": protection.kind,
+        "planned": len(sample.experiments),
+        "population": total,
+        "bits": bits,
+        "seed": plan.seed,
+        "looks": looks,
+        "confidence": plan.confidence,
+        "images": len(codes),
+        "seconds": round(job.seconds, 3),
+    }
+    result = summarize(
+        table, names=sample.names, sizes=sample.sizes, layers=layers, level=level, facts=facts
     )
-    records = inject(
-        network, config, codes, labels, chosen, protection=protection, progress=progress
-    )
-    total = population_size(population, len(codes), multiplicity)
-    names = population.storage.names if site == "activations" else population.layers
-    order = {name: i for i, name in enumerate(names)}
-    first = [min((site_of(f) for f in r.faults), key=order.__getitem__) for r in records]
-    highest = [max(max(f.bits) for f in r.faults) for r in records]
-    result = CampaignResult(
-        site=site,
-        multiplicity=multiplicity,
-        protection=protection.kind,
-        n=len(records),
-        population=total,
-        bits=population.physical_bits,
-        seed=seed,
-        margin=margin_of(total, len(records), confidence),
-        confidence=confidence,
-        outcomes=_outcomes(records, total, confidence),
-        by_layer=_strata("layer", names, first, records, confidence),
-        by_bit=_strata("bit", range(config.act_bits), highest, records, confidence),
-        accuracy_faulty=100.0 * float(np.mean([r.faulty_top1 == r.label for r in records])),
-        accuracy_golden=100.0 * float(np.mean([r.golden_top1 == r.label for r in records])),
-        images=len(codes),
-        seconds=time.perf_counter() - start,
-    )
-    if output is not None:
-        _write_rows(output, records, first, highest, network, result)
+    header = {
+        **identity,
+        "space": fault_space(network, config, sample.experiments),
+        "strata": [
+            {"name": name, "size": size}
+            for name, size in zip(sample.names, sample.sizes, strict=True)
+        ],
+        "population": total,
+        "bits": bits,
+        "level": level,
+    }
+    rows = with_weights(table, sample.sizes)
+    for path in (output, None if folder is None else Path(folder) / "rows.parquet"):
+        if path is not None:
+            write_rows(path, rows, header)
     return result
+
+
+class _Job:
+    """The experiments of a campaign, computed part by part up to the look that stops it."""
+
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        config: AcceleratorConfig,
+        codes: Tensor,
+        labels: np.ndarray | Tensor,
+        sample: Sample,
+        protection: Protection,
+        memory: int,
+        folder: CampaignFolder | None,
+    ) -> None:
+        self.network, self.config, self.codes, self.labels = network, config, codes, labels
+        self.sample, self.protection, self.memory = sample, protection, memory
+        self.folder, self.seconds = folder, 0.0
+        names = ["input", *(node.name for node in network.nodes)]
+        self.order = {name: i for i, name in enumerate(names)}
+
+    def run(
+        self, levels: Sequence[float], margin: float, progress: Progress
+    ) -> tuple[pa.Table, list[int], float]:
+        """Return the rows, the looks taken, and the level of the interval at the last one."""
+        tables: list[pa.Table] = []
+        looks: list[int] = []
+        first, number = 0, 0
+        levels = levels[-len(self.sample.looks) :]
+        images = np.array([several[0].image for several in self.sample.experiments])
+        with progress.task("faults", len(images)) as advance:
+            for last, level in zip(self.sample.looks, levels, strict=True):
+                # Neighbours share their images' golden runs.
+                mine = first + np.argsort(images[first:last], kind="stable")
+                for part in np.split(mine, range(PART, len(mine), PART)):
+                    tables.append(self._part(number, part.tolist(), advance))
+                    number += 1
+                first = last
+                looks.append(last)
+                if len(levels) > 1 and level < 1 and last < self.sample.looks[-1]:
+                    table = pa.concat_tables(tables)
+                    low, high = critical_interval(
+                        np.array(table["outcome"].to_pylist()),
+                        table["stratum"].to_numpy(),
+                        self.sample.sizes,
+                        level,
+                    )
+                    if (high - low) / 2 <= margin:
+                        break
+        table = pa.concat_tables(tables).sort_by("experiment")
+        return table.replace_schema_metadata(None), looks, level
+
+    def _part(self, number: int, members: list[int], advance: Advance) -> pa.Table:
+        """Return the rows of some experiments, stored or computed now."""
+        found = self.folder.load(number) if self.folder else None
+        if found is not None:
+            self.seconds += found[1]
+            advance(len(members))
+            return found[0].cast(SCHEMA)
+        start = time.perf_counter()
+        records = inject(
+            self.network,
+            self.config,
+            self.codes,
+            self.labels,
+            [self.sample.experiments[i] for i in members],
+            protection=self.protection,
+            memory=self.memory,
+            progress=_Within(advance),
+        )
+        table = to_table(records, members, self.sample.stratum[members].tolist(), self.order)
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        if self.folder:
+            self.folder.store(number, table, seconds)
+        return table
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Progress of a part of a task that is already shown."""
+
+    advance: Advance
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Yield the function that counts for the whole."""
+        yield self.advance
+
+
+def _identity(
+    network: IntegerNetwork,
+    config: AcceleratorConfig,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    protection: Protection,
+    model: FaultModel,
+    plan: Plan,
+    replay: FaultList | None,
+) -> dict[str, Any]:
+    """Return all that the rows of a campaign depend on, JSON-able."""
+    images = codes.cpu().numpy()
+    bounds = protection.bounds.to_json() if protection.bounds else None
+    listed = None
+    if replay is not None:
+        listed = content_hash(
+            [[[to_json(f) for f in several] for several in replay.experiments],
+             replay.stratum.tolist(), list(replay.sizes)]
+        )  # fmt: skip
+    return {
+        "format": _FORMAT,
+        "network": network.content_hash(),
+        "accelerator": config.to_json(),
+        "images": {
+            "count": len(images),
+            "codes": content_hash(images.tobytes() + str(images.dtype).encode()),
+            "labels": content_hash(np.asarray(labels, dtype=np.int64).tobytes()),
+        },
+        "protection": {
+            "kind": protection.kind,
+            "place": protection.place,
+            "granularity": protection.granularity,
+            "bounds": content_hash(bounds),
+        },
+        "fault_model": None if replay else asdict(model),
+        "plan": {"seed": plan.seed, "confidence": plan.confidence} if replay else asdict(plan),
+        "fault_list": listed,
+    }
+
+
+def _described(
+    model: FaultModel, plan: Plan, replay: FaultList | None, sample: Sample
+) -> dict[str, Any]:
+    if replay is not None:
+        first = [several[0] for several in replay.experiments]
+        of = replay.header.get("fault_model") or {}
+        kinds = {fault.kind for several in replay.experiments for fault in several}
+        return {
+            "site": of.get("site", "list"),
+            "kind": kinds.pop() if len(kinds) == 1 else "mixed",
+            "multiplicity": max(len(several) for several in replay.experiments),
+            "burst": max(len(fault.bits) for fault in first),
+            "sampling": f"a list of {len(first)} experiments",
+        }
+    if plan.faults is None:
+        how = "all there are"
+    elif plan.stratify:
+        how = (
+            f"{len(sample.names)} strata by {' and '.join(plan.stratify)}, {plan.allocation} "
+            "allocation, uniform without replacement within each"
+        )
+    else:
+        how = "uniform without replacement"
+    return {**asdict(model), "sampling": how}
 
 
 def inject(
@@ -206,12 +347,13 @@ def inject(
     experiments: Sequence[Sequence[Fault]],
     *,
     protection: Protection = UNPROTECTED,
+    memory: int = DEFAULT_MEMORY,
     progress: Progress | None = None,
 ) -> list[FaultRecord]:
     """Return one record per experiment, in order; each is independent of all others.
 
     Args:
-        network, config, codes, labels, protection, progress: as in `run_campaign`.
+        network, config, codes, labels, protection, memory, progress: as in `run_campaign`.
         experiments: simultaneous faults, at least one, all in one image.
     """
     truth = torch.as_tensor(labels).cpu().numpy()
@@ -224,7 +366,7 @@ def inject(
     memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
     pe_faults = PeFaults(network, config, protection, cols=_ONE_PASS if memory_only else None)
     with (progress or NoProgress()).task("faults", len(experiments)) as advance:
-        for first, last in _image_batches(network, len(codes)):
+        for first, last in _image_batches(network, len(codes), memory):
             mine = np.flatnonzero((images >= first) & (images < last))
             if not len(mine):
                 continue
@@ -239,10 +381,11 @@ def inject(
                     network, golden, local, [experiments[i] for i in batch], protection, pe_faults
                 )
                 faulty = engine.top1(run.logits).cpu().numpy()
-                same = (run.logits == scores[torch.from_numpy(local).to(codes.device)]).all(dim=1)
+                right = scores[torch.from_numpy(local).to(codes.device)]
+                change = (run.logits.long() - right.long()).abs().amax(dim=1).cpu().numpy()
                 for j, i in enumerate(batch):
                     changed = faulty[j] != top[local[j]]
-                    outcome = "masked" if same[j] else OUTCOMES[1 + int(changed)]
+                    outcome = "masked" if not change[j] else OUTCOMES[1 + int(changed)]
                     records[i] = FaultRecord(
                         faults=tuple(experiments[i]),
                         image=int(images[i]),
@@ -252,89 +395,15 @@ def inject(
                         label=int(truth[images[i]]),
                         golden_top1=int(top[local[j]]),
                         faulty_top1=int(faulty[j]),
+                        logit_change=int(change[j]),
                     )
                 advance(len(batch))
     return [record for record in records if record is not None]
 
 
-def _image_batches(network: IntegerNetwork, count: int) -> Iterator[tuple[int, int]]:
+def _image_batches(network: IntegerNetwork, count: int, memory: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of images whose golden tensors fit the memory set aside for them."""
     # Other tensors (pooled, added) are never more than the stored ones together.
-    size = max(1, _GOLDEN_BYTES // (2 * stored_activations(network).elements))
+    size = max(1, memory // (16 * stored_activations(network).elements))
     for start in range(0, count, size):
         yield start, min(start + size, count)
-
-
-def _outcomes(
-    records: Sequence[FaultRecord], population: int, confidence: float
-) -> dict[str, dict[str, float]]:
-    rows = {}
-    for outcome in OUTCOMES:
-        mine = [r for r in records if r.outcome == outcome]
-        low, high = wilson(len(mine), len(records), population, confidence)
-        rows[outcome] = {
-            "count": len(mine),
-            "detected": sum(r.detected for r in mine),
-            "rate": len(mine) / len(records),
-            "ci_low": low,
-            "ci_high": high,
-        }
-    return rows
-
-
-def _strata(
-    label: str,
-    keys: Iterable[object],
-    key_of: Sequence[object],
-    records: Sequence[FaultRecord],
-    confidence: float,
-) -> list[dict[str, Any]]:
-    """Return one row per key that has records; intervals are of the critical rate."""
-    rows = []
-    for key in keys:
-        mine = [r for r, one in zip(records, key_of, strict=True) if one == key]
-        if mine:
-            counts = {o: sum(r.outcome == o for r in mine) for o in OUTCOMES}
-            # A part of the sample: without the finite-population factor, which only narrows.
-            low, high = wilson(counts["sdc_critical"], len(mine), None, confidence)
-            rows.append(
-                {
-                    label: key,
-                    "n": len(mine),
-                    **counts,
-                    "detected": sum(r.detected for r in mine),
-                    "rate": counts["sdc_critical"] / len(mine),
-                    "ci_low": low,
-                    "ci_high": high,
-                }
-            )
-    return rows
-
-
-def _write_rows(
-    path: Path,
-    records: Sequence[FaultRecord],
-    layers: Sequence[str],
-    bits: Sequence[int],
-    network: IntegerNetwork,
-    result: CampaignResult,
-) -> None:
-    table = pa.table(
-        {
-            "image": [r.image for r in records],
-            "layer": list(layers),
-            "bit": list(bits),
-            "faults": [json.dumps([to_json(f) for f in r.faults]) for r in records],
-            "outcome": [r.outcome for r in records],
-            "detected": [r.detected for r in records],
-            "violations": [r.violations for r in records],
-            "label": [r.label for r in records],
-            "golden_top1": [r.golden_top1 for r in records],
-            "faulty_top1": [r.faulty_top1 for r in records],
-        }
-    )
-    keys = ("site", "multiplicity", "protection", "population", "seed", "images")
-    header = {key: getattr(result, key) for key in keys} | {"network": network.content_hash()}
-    table = table.replace_schema_metadata({"trilat.campaign": json.dumps(header)})
-    with replacing(Path(path)) as temporary:
-        pq.write_table(table, temporary)

@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 
 from trilat.errors import InputError
 
+_RESAMPLED = 1 << 22
+
 
 def sample_size(population: int, margin: float, confidence: float = 0.95, p: float = 0.5) -> int:
     """Return how many faults to draw without replacement (Leveugle et al., DATE 2009).
@@ -31,14 +33,14 @@ def sample_size(population: int, margin: float, confidence: float = 0.95, p: flo
         raise InputError(f"the population of faults must be at least 1, not {population}")
     _check_open("margin", margin)
     _check_open("p", p)
-    z = _quantile(confidence)
+    z = normal_quantile(confidence)
     ratio = margin * margin / (z * z * p * (1 - p))
     return min(population, math.ceil(1 / (1 / population + ratio * (1 - 1 / population))))
 
 
 def margin_of(population: int, n: int, confidence: float = 0.95, p: float = 0.5) -> float:
     """Return the margin that a sample of `n` reaches: the inverse of `sample_size`."""
-    z = _quantile(confidence)
+    z = normal_quantile(confidence)
     if population <= 1:
         return 0.0
     return z * math.sqrt(p * (1 - p) / n * ((population - n) / (population - 1)))
@@ -61,7 +63,7 @@ def wilson(
     """
     if not 0 <= count <= n or n < 1 or (population is not None and population < n):
         raise ValueError(f"{count} of {n} out of {population} is no sample")
-    z = _quantile(confidence)
+    z = normal_quantile(confidence)
     effective = float(n)
     if population is not None and population > 1:
         # At least one fault is kept unseen, so that an exhaustive campaign has a width too.
@@ -73,18 +75,26 @@ def wilson(
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, seed: int, confidence: float = 0.95, resamples: int = 10_000
+    values: Sequence[float],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    population: int | None = None,
 ) -> tuple[float, float]:
     """Return the percentile-bootstrap interval of a mean, expanded for small samples.
 
     Plain percentiles are too narrow for few values; their levels are widened by Student's t as
     in Hesterberg (The American Statistician 69, 2015). One value has no spread: it is returned.
+    Rates of rare events belong to `wilson`: no resample of zeros has a one in it.
 
     Args:
-        values: independent repetitions (chips, fault maps), never images of one of them.
+        values: independent repetitions (faults, chips, fault maps), never images of one of them.
         seed: of the resampling.
         confidence: in (0, 1).
         resamples: how many.
+        population: N, of which `values` were drawn without replacement; the interval shrinks by
+            sqrt((N - n) / (N - 1)) to both sides of the mean. None for an endless one.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or not len(sample):
@@ -96,10 +106,19 @@ def bootstrap_interval(
     t = float(stdtrit(n - 1, 0.5 + confidence / 2))
     tail = NormalDist().cdf(-t * math.sqrt(n / (n - 1)))
     rng = np.random.default_rng(seed)
-    means = sample[rng.integers(0, n, (resamples, n))].mean(axis=1)
-    low, high = np.quantile(means, [tail, 1 - tail])
+    # In parts, so that a large campaign's resamples need no more than 64 MiB.
+    part = max(1, _RESAMPLED // n)
+    means = np.concatenate(
+        [
+            sample[rng.integers(0, n, (min(part, resamples - start), n))].mean(axis=1)
+            for start in range(0, resamples, part)
+        ]
+    )
     # The mean of equal values may differ from them in the last bit.
     mean = float(sample.mean())
+    if population is not None and population > 1:
+        means = mean + (means - mean) * math.sqrt(max(population - n, 0) / (population - 1))
+    low, high = np.quantile(means, [tail, 1 - tail])
     return min(float(low), mean), max(float(high), mean)
 
 
@@ -110,7 +129,8 @@ def _score_end(p: float, n: float, z: float) -> float:
     return centre + half
 
 
-def _quantile(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """Return z of a two-sided interval; raises InputError for a confidence outside (0, 1)."""
     _check_open("confidence", confidence)
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 

@@ -59,6 +59,9 @@ def test_zero_of_n_has_an_upper_end_near_the_rule_of_three():
     assert high == 1 and 0.994 < low < 0.997
 
 
+CAMPAIGNS = 2000
+
+
 @pytest.mark.parametrize("n,population", [(60, None), (400, None), (400, 1000), (950, 1000)])
 def test_wilson_covers(n, population):
     rng = np.random.default_rng(n)
@@ -81,6 +84,22 @@ def test_bootstrap_covers_with_eight_repetitions():
         low, high = bootstrap_interval(rng.normal(70, 3, 8), seed=trial, resamples=1000)
         hits += low <= 70 <= high
     assert hits / 1500 >= 0.93
+
+
+def test_bootstrap_of_a_finite_population_covers_and_shrinks():
+    rng = np.random.default_rng(1)
+    values = rng.gamma(0.7, 20, 400)
+    hits, widths = 0, []
+    for trial in range(CAMPAIGNS):
+        part = rng.choice(values, 300, replace=False)
+        low, high = bootstrap_interval(part, seed=trial, resamples=400, population=400)
+        hits += low <= values.mean() <= high
+        widths.append(high - low)
+    assert hits / CAMPAIGNS >= 0.935
+    endless = bootstrap_interval(part, seed=0, resamples=400)
+    assert np.mean(widths) == pytest.approx((endless[1] - endless[0]) * 0.5, rel=0.1)
+    everything = bootstrap_interval(values, seed=0, resamples=400, population=400)
+    assert everything == pytest.approx((values.mean(), values.mean()))
 
 
 def test_bootstrap_is_seeded_and_contains_the_mean():
