@@ -87,6 +87,11 @@ class RegisterFault:
 Fault = MemoryFault | RegisterFault
 
 
+def site_of(fault: Fault) -> str:
+    """Return the tensor that a fault changes first."""
+    return fault.tensor if isinstance(fault, MemoryFault) else fault.layer
+
+
 def to_json(fault: Fault) -> dict[str, Any]:
     """Return JSON-able data that names the fault completely."""
     site = "memory" if isinstance(fault, MemoryFault) else "register"
