@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,18 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from faultinj.faults import Fault, MemoryFault, to_json
+from faultinj.engine import run_faults
+from faultinj.faults import Fault, site_of, to_json
 from faultinj.lowering import check_fits
-from faultinj.pe_faults import PeFaults
 from faultinj.protection import UNPROTECTED, Protection
 from faultinj.rate import RateResult, accuracy_under_rate, calibrate_rate
-from faultinj.restart import golden_run, run_faulty, site_of
 from faultinj.sampling import population_of, population_size, sample
 from faultinj.stats import margin_of, wilson
-from faultinj.storage import stored_activations
 from hdl.config import AcceleratorConfig
-from quant import engine
 from quant.network import IntegerNetwork
 from trilat.errors import InputError
 from trilat.files import replacing
-from trilat.progress import NoProgress, Progress
+from trilat.progress import Progress
 
 __all__ = [
     "OUTCOMES",
@@ -49,10 +46,6 @@ __all__ = [
 ]
 
 OUTCOMES = ("masked", "sdc_noncritical", "sdc_critical")
-_BATCH = 64
-_GOLDEN_BYTES = 512 << 20
-# Memory faults know no array: their input check counts every activation once, whatever the array.
-_ONE_PASS = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,54 +208,22 @@ def inject(
         experiments: simultaneous faults, at least one, all in one image.
     """
     truth = torch.as_tensor(labels).cpu().numpy()
-    images = np.array([e[0].image for e in experiments], dtype=np.int64)
-    if len(images) and not 0 <= images.min() <= images.max() < len(codes):
-        raise InputError(f"images are 0..{len(codes) - 1}; a fault names {images.max()}")
-    order = {name: i for i, name in enumerate(["input", *(n.name for n in network.nodes)])}
-    depth = np.array([min(order[site_of(f)] for f in e) for e in experiments], dtype=np.int64)
-    records: list[FaultRecord | None] = [None] * len(experiments)
-    memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
-    pe_faults = PeFaults(network, config, protection, cols=_ONE_PASS if memory_only else None)
-    with (progress or NoProgress()).task("faults", len(experiments)) as advance:
-        for first, last in _image_batches(network, len(codes)):
-            mine = np.flatnonzero((images >= first) & (images < last))
-            if not len(mine):
-                continue
-            golden = golden_run(network, codes[first:last], protection, cols=pe_faults.cols)
-            scores = golden.values[network.nodes[-1].name]
-            top = engine.top1(scores).cpu().numpy()
-            # Copies that resume at the same layer share a batch.
-            mine = mine[np.argsort(depth[mine], kind="stable")]
-            for batch in np.split(mine, range(_BATCH, len(mine), _BATCH)):
-                local = images[batch] - first
-                run = run_faulty(
-                    network, golden, local, [experiments[i] for i in batch], protection, pe_faults
-                )
-                faulty = engine.top1(run.logits).cpu().numpy()
-                same = (run.logits == scores[torch.from_numpy(local).to(codes.device)]).all(dim=1)
-                for j, i in enumerate(batch):
-                    changed = faulty[j] != top[local[j]]
-                    outcome = "masked" if same[j] else OUTCOMES[1 + int(changed)]
-                    records[i] = FaultRecord(
-                        faults=tuple(experiments[i]),
-                        image=int(images[i]),
-                        outcome=outcome,
-                        detected=bool(run.violations[j] > 0),
-                        violations=int(run.violations[j]),
-                        label=int(truth[images[i]]),
-                        golden_top1=int(top[local[j]]),
-                        faulty_top1=int(faulty[j]),
-                    )
-                advance(len(batch))
-    return [record for record in records if record is not None]
-
-
-def _image_batches(network: IntegerNetwork, count: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of images whose golden tensors fit the memory set aside for them."""
-    # Other tensors (pooled, added) are never more than the stored ones together.
-    size = max(1, _GOLDEN_BYTES // (2 * stored_activations(network).elements))
-    for start in range(0, count, size):
-        yield start, min(start + size, count)
+    done = run_faults(network, config, codes, experiments, protection=protection, progress=progress)
+    critical = done.faulty_top1 != done.golden_top1
+    outcome = np.where(done.logit_change == 0, 0, 1 + critical)
+    return [
+        FaultRecord(
+            faults=tuple(experiment),
+            image=experiment[0].image,
+            outcome=OUTCOMES[outcome[i]],
+            detected=bool(done.violations[i] > 0),
+            violations=int(done.violations[i]),
+            label=int(truth[experiment[0].image]),
+            golden_top1=int(done.golden_top1[i]),
+            faulty_top1=int(done.faulty_top1[i]),
+        )
+        for i, experiment in enumerate(experiments)
+    ]
 
 
 def _outcomes(

@@ -7,19 +7,19 @@ the order of the list. How it is fast: docs/architecture.md, "The fault engine".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from faultinj.faults import KINDS, Fault, MemoryFault, site_of
+from faultinj.faults import KINDS, Fault, LayerFault, MemoryFault, site_of
 from faultinj.golden import Design, Golden, golden_run
-from faultinj.propagation import EngineOptions, Propagation, StoredFaults
+from faultinj.layer_faults import LayerFaultModel
+from faultinj.propagation import EngineOptions, LayerFaults, Propagation, StoredFaults, Writes
 from faultinj.protection import UNPROTECTED, Protection
 from hdl.config import AcceleratorConfig
-from quant.network import IntegerNetwork
+from quant.network import Gemm, IntegerNetwork
 from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
 
@@ -86,7 +86,8 @@ def run_faults(
     design = Design(
         network, protection, cols=_ONE_PASS if memory_only else config.cols, int8=options.int8
     )
-    plan = plan_of(design, experiments, len(codes))
+    model = LayerFaultModel(design, config)
+    plan = plan_of(model, experiments, len(codes))
     outcomes = FaultOutcomes(
         golden_top1=np.zeros(len(experiments), dtype=np.int64),
         faulty_top1=np.zeros(len(experiments), dtype=np.int64),
@@ -100,7 +101,9 @@ def run_faults(
             if not len(mine):
                 continue
             golden = golden_run(design, codes[first:last])
-            for done in run_chunk(golden, plan, mine, first, options, memory_bytes, outcomes):
+            for done in run_chunk(
+                golden, model, plan, mine, first, options, memory_bytes, outcomes
+            ):
                 advance(done)
     return outcomes
 
@@ -116,6 +119,7 @@ class Plan:
         spread: int64 (E,), pixels of the smallest rectangle around the faults in the first tensor.
         stored: every faulty bit of stored codes, by experiment (its `copy`).
         starts: int64 (E + 1,), where each experiment's bits begin.
+        inside: by experiment, faults inside of layers by the index of the layer's tensor.
     """
 
     experiments: Sequence[Sequence[Fault]]
@@ -125,10 +129,14 @@ class Plan:
     spread: np.ndarray
     stored: StoredFaults
     starts: np.ndarray
+    inside: dict[int, dict[int, list[LayerFault]]]
 
 
-def plan_of(design: Design, experiments: Sequence[Sequence[Fault]], images: int) -> Plan:
+def plan_of(model: LayerFaultModel, experiments: Sequence[Sequence[Fault]], images: int) -> Plan:
     """Check experiments and return them as arrays; raises InputError as `run_faults`."""
+    design = model.design
+    gemms = design.network.gemms()
+    inside: dict[int, dict[int, list[LayerFault]]] = {}
     order = {name: i for i, name in enumerate(design.names)}
     bits: list[tuple[int, int, int, int, int]] = []
     count = len(experiments)
@@ -141,14 +149,22 @@ def plan_of(design: Design, experiments: Sequence[Sequence[Fault]], images: int)
         for fault in experiment:
             if fault.image != image[number]:
                 raise InputError("the faults of an experiment must be in one image")
-            tensor = order.get(site_of(fault), -1)
+            site = site_of(fault)
+            tensors = [order.get(site, -1)] if site else [order[n.name] for n in gemms]
+            if tensors[0] < 0:
+                raise InputError(f"the network has no tensor {site!r}")
             if isinstance(fault, MemoryFault):
                 kind = KINDS.index(fault.kind)
-                bits += [(number, tensor, fault.element, bit, kind) for bit in fault.bits]
-            if tensor < 0:
-                raise InputError(f"the network has no tensor {site_of(fault)!r}")
-            first[number] = min(first[number], tensor)
-            last[number] = max(last[number], tensor)
+                bits += [(number, tensors[0], fault.element, bit, kind) for bit in fault.bits]
+            else:
+                for tensor in tensors:
+                    node = design.network.nodes[tensor - 1]
+                    if tensor == 0 or not isinstance(node, Gemm):
+                        raise InputError(f"{site} is no layer of the array")
+                    model.check(node, fault)
+                    inside.setdefault(number, {}).setdefault(tensor, []).append(fault)
+            first[number] = min(first[number], *tensors)
+            last[number] = max(last[number], *tensors)
     if count and not 0 <= image.min() <= image.max() < images:
         wrong = image[(image < 0) | (image >= images)][0]
         raise InputError(f"images are 0..{images - 1}; a fault names {wrong}")
@@ -166,11 +182,13 @@ def plan_of(design: Design, experiments: Sequence[Sequence[Fault]], images: int)
         spread=_spread(design, stored, first),
         stored=stored,
         starts=np.searchsorted(stored.copy, np.arange(count + 1)),
+        inside=inside,
     )
 
 
 def run_chunk(
     golden: Golden,
+    model: LayerFaultModel,
     plan: Plan,
     mine: np.ndarray,
     first_image: int,
@@ -182,6 +200,7 @@ def run_chunk(
 
     Args:
         golden: of the images from `first_image` on.
+        model: of faults inside of layers.
         plan: of all experiments.
         mine: int64, which of them.
         first_image: number of the golden batch's first image.
@@ -196,8 +215,9 @@ def run_chunk(
         for batch in np.split(group, range(size, len(group), size)):
             local = plan.image[batch] - first_image
             result = Propagation(
-                golden, local, _stored_of(plan, batch), {}, plan.last[batch], options
-            ).run()
+                golden, local, _stored_of(plan, batch), _inside_of(model, plan, batch),
+                plan.last[batch], options,
+            ).run()  # fmt: skip
             outcomes.golden_top1[batch] = golden.top1.cpu().numpy()[local]
             outcomes.faulty_top1[batch] = result.top1.cpu().numpy()
             outcomes.logit_change[batch] = result.change.cpu().numpy()
@@ -236,6 +256,23 @@ def _stored_of(plan: Plan, batch: np.ndarray) -> StoredFaults:
     within = np.arange(len(copy)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = plan.stored.kept(plan.starts[batch][copy] + within)
     return replace(chosen, copy=copy)
+
+
+def _inside_of(model: LayerFaultModel, plan: Plan, batch: np.ndarray) -> dict[str, LayerFaults]:
+    """Return what changes outputs of layers in a batch, by name of the layer."""
+    by_layer: dict[int, dict[int, list[LayerFault]]] = {}
+    for copy, number in enumerate(batch):
+        for tensor, several in plan.inside.get(int(number), {}).items():
+            by_layer.setdefault(tensor, {})[copy] = several
+
+    def changes(several: dict[int, list[LayerFault]]) -> LayerFaults:
+        def writes(node: Gemm, copies: np.ndarray, whole: Callable[[int], Tensor]) -> Writes:
+            left = {int(copy): several[int(copy)] for copy in copies if int(copy) in several}
+            return model.writes(node, left, len(batch), whole)
+
+        return writes
+
+    return {model.design.names[tensor]: changes(some) for tensor, some in by_layer.items()}
 
 
 def _check_stored(design: Design, stored: StoredFaults) -> None:

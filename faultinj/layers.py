@@ -294,14 +294,10 @@ def _areas(node: Gemm, height: int, width: int, rows: int, cols: int) -> list[_A
         _tap_runs(count, extent, node.weight.shape[2 + axis], node, axis)
         for axis, (count, extent) in enumerate(((rows, height), (cols, width)))
     )
-    return [
-        _Area(rows=r, cols=c, taps=(i, j)) for r, i in down for c, j in across
-    ]
+    return [_Area(rows=r, cols=c, taps=(i, j)) for r, i in down for c, j in across]
 
 
-def _tap_runs(
-    count: int, extent: int, taps: int, node: Gemm, axis: int
-) -> list[tuple[Span, Span]]:
+def _tap_runs(count: int, extent: int, taps: int, node: Gemm, axis: int) -> list[tuple[Span, Span]]:
     """Return runs of outputs along an axis with the taps that they all read, at least one."""
     runs: list[tuple[Span, Span]] = []
     pad = node.padding[axis]
@@ -332,7 +328,8 @@ def _im2col(node: Gemm, patch: Tensor, area: _Area) -> Tensor:
         (b, y * sh, x * sw, y * dh, x * dw, c),
         view.storage_offset() + first,
     )
-    return windows.reshape(len(view) * area.pixels, -1).view(patch.dtype)
+    rows = torch.empty(windows.shape, dtype=torch.int64)
+    return rows.copy_(windows).view(patch.dtype).view(len(view) * area.pixels, -1)
 
 
 def _max_pool(node: MaxPool, patch: Tensor) -> Tensor:

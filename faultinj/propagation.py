@@ -238,9 +238,7 @@ class Propagation:
         (top, h), (left, w) = sides
         return top, left, (h, w)
 
-    def _golden_window(
-        self, name: str, top: Tensor, left: Tensor, size: tuple[int, int]
-    ) -> Window:
+    def _golden_window(self, name: str, top: Tensor, left: Tensor, size: tuple[int, int]) -> Window:
         codes = gather(self.golden.tables[name], self.images[self.copies], top, left, size)
         return Window(codes=codes, top=top, left=left)
 
