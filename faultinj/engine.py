@@ -266,7 +266,7 @@ def _inside_of(model: LayerFaultModel, plan: Plan, batch: np.ndarray) -> dict[st
             by_layer.setdefault(tensor, {})[copy] = several
 
     def changes(several: dict[int, list[LayerFault]]) -> LayerFaults:
-        def writes(node: Gemm, copies: np.ndarray, whole: Callable[[int], Tensor]) -> Writes:
+        def writes(node: Gemm, copies: np.ndarray, whole: Callable[[np.ndarray], Tensor]) -> Writes:
             left = {int(copy): several[int(copy)] for copy in copies if int(copy) in several}
             return model.writes(node, left, len(batch), whole)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from faultinj.faults import (
@@ -28,9 +29,13 @@ from faultinj.tile_faults import faulty_outputs, golden_outputs, touched
 from faultinj.tile_part import TilePart
 from hdl.config import AcceleratorConfig
 from hdl.schedule import GemmShape, OutputTile, output_tiles
+from hdl.tile import round_half_even_shift
 from quant import engine
 from quant.network import Gemm
 from trilat.errors import InputError
+
+# Inferences with weight faults at a time.
+_WEIGHT_BATCH = 32
 
 
 class LayerFaultModel:
@@ -75,7 +80,7 @@ class LayerFaultModel:
         node: Gemm,
         faults: dict[int, list[LayerFault]],
         size: int,
-        whole_input: Callable[[int], Tensor],
+        whole_inputs: Callable[[np.ndarray], Tensor],
     ) -> Writes:
         """Return what faults of several inferences write.
 
@@ -83,14 +88,22 @@ class LayerFaultModel:
             node: the layer.
             faults: of each inference.
             size: inferences in the batch.
-            whole_input: gives an inference's input codes (H, W, C), before the input check.
+            whole_inputs: gives inferences' input codes (n, H, W, C), before the input check.
         """
+        layer = self.design.layers[node.name]
         parts, violations = [], np.zeros(size, dtype=np.int64)
+        weights = {c: f for c, f in faults.items() if all(isinstance(x, WeightFault) for x in f)}
+        for copies in _chunks(np.array(sorted(weights), dtype=np.int64)):
+            codes = layer.check_input(whole_inputs(copies))
+            new, more = self._weight_changes(node, [weights[int(c)] for c in copies], codes)
+            violations[copies] += more
+            parts.append((copies[new[0]], *new[1:]))
         for copy, several in faults.items():
-            codes = self.design.layers[node.name].check_input(whole_input(copy).clone())
-            new, more = self._changes(node, several, codes)
-            violations[copy] = more
-            parts += [(np.full(len(one[0]), copy), *one) for one in new]
+            if copy not in weights:
+                codes = layer.check_input(whole_inputs(np.array([copy])))
+                found, count = self._changes(node, several, codes[0])
+                violations[copy] = count
+                parts += [(np.full(len(one[0]), copy), *one) for one in found]
         columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [
             np.zeros(0, dtype=np.int64)] * 4  # fmt: skip
         width = self.design.shapes[node.name][2]
@@ -100,42 +113,88 @@ class LayerFaultModel:
             violations=violations,
         )  # fmt: skip
 
-    def _changes(
-        self, node: Gemm, faults: Sequence[LayerFault], codes: Tensor
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray, np.ndarray]], int]:
-        """Return (pixels, channels, values) written in one inference, and further violations."""
+    def _faulty_weights(self, node: Gemm, faults: Sequence[LayerFault]) -> np.ndarray:
+        """Return a layer's weights under faults in them."""
         weight = node.weight
-        changed: dict[int, np.ndarray] = {}
         for fault in faults:
             if isinstance(fault, WeightFault):
                 weight = weight.copy() if weight is node.weight else weight
+                at = slice(fault.element, fault.element + 1)
                 flat = weight.reshape(-1)
-                bits, element = self.design.network.weight_bits, fault.element
-                flat[element] = written(
-                    flat[element : element + 1], bits, True, mask_of(fault.bits), fault.kind
-                )[0]
-                changed[element // weight[0].size] = weight
+                flat[at] = written(
+                    flat[at], self.design.network.weight_bits, True, mask_of(fault.bits), fault.kind
+                )
+        return weight
+
+    def _weight_changes(
+        self, node: Gemm, faults: Sequence[Sequence[LayerFault]], codes: Tensor
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """Return (inference, pixel, channel, value) that weight faults write, and violations.
+
+        One channel of one inference is a convolution with one filter: all of them are one grouped
+        convolution, exact in floats.
+
+        Args:
+            node: the layer.
+            faults: of each inference, weight faults alone.
+            codes: (n, H, W, C) behind the input check.
+        """
+        size = node.weight[0].size
+        jobs: list[tuple[int, int]] = []
+        filters = []
+        for number, several in enumerate(faults):
+            weight = self._faulty_weights(node, several)
+            for channel in sorted({f.element // size for f in several}):  # type: ignore[union-attr]
+                jobs.append((number, channel))
+                filters += [node.weight[channel], weight[channel]]
+        number, channel = np.array(jobs, dtype=np.int64).T
+        kernel = np.stack(filters).astype(np.float64)
+        bound = 255 * np.abs(kernel).reshape(len(kernel), -1).sum(axis=1).max()
+        dtype = torch.float32 if bound < engine.EXACT_FLOAT32 else torch.float64
+        per_in = node.weight.shape[1]
+        first = channel // (len(node.bias) // node.groups) * per_in
+        maps = codes.permute(0, 3, 1, 2)
+        if node.groups == 1:
+            image = maps[torch.from_numpy(number).to(codes.device)]
+        else:
+            pairs = zip(number.tolist(), first.tolist(), strict=True)
+            image = torch.stack([maps[n, f : f + per_in] for n, f in pairs])
+        image = image.to(dtype).reshape(1, -1, *maps.shape[2:])
+        sums = engine.exact_conv2d(
+            image, torch.from_numpy(kernel).to(codes.device, dtype), node, groups=len(number)
+        )
+        acc = sums.view(len(number), 2, -1).to(torch.int64).cpu().numpy()
+        acc += node.bias[channel][:, None, None]
+        part = self._part(
+            node, np.zeros((0, size), np.int64), np.zeros((size, 1), np.int64), channel,
+            np.zeros(0, np.int64), 0, 0,
+        )  # fmt: skip
+        codes_out, violated = requantized(self.design, part, acc)
+        job, pixel = np.nonzero(codes_out[:, 0] != codes_out[:, 1])
+        violations = np.zeros(len(faults), dtype=np.int64)
+        counts = violated.sum(axis=2)
+        np.add.at(violations, number, counts[:, 1] - counts[:, 0])
+        return (number[job], pixel, channel[job], codes_out[job, 1, pixel]), violations
+
+    def _changes(
+        self, node: Gemm, faults: Sequence[LayerFault], codes: Tensor
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray, np.ndarray]], int]:
+        """Return (pixels, channels, values) written in one inference, and further violations.
+
+        Where weights are faulty too, every tile sees them, and registers what they then hold.
+        """
+        in_weights = [f for f in faults if isinstance(f, WeightFault)]
         registers = [f for f in faults if isinstance(f, RegisterFault)]
-        images = codes.permute(2, 0, 1)[None]
-        new, violations = [], 0
-        per_group = len(node.bias) // node.groups
-        for channel in sorted(changed):
-            group = channel // per_group
-            acts = engine.im2col(node, images, group).cpu().numpy().astype(np.int64)
-            index = np.array([channel])
-            sums = []
-            for source in (weight, node.weight):
-                column = source[channel].transpose(1, 2, 0).reshape(-1, 1)
-                part = self._part(node, acts, column, index, np.arange(len(acts)), len(acts), 0)
-                sums.append(golden_outputs(self.config, part))
-            different = np.flatnonzero(sums[0][0][:, 0] != sums[1][0][:, 0])
-            values = sums[0][0][different, 0]
-            new.append((different, np.full(len(different), channel), values))
-            violations += int(sums[0][1].sum()) - int(sums[1][1].sum())
-        if registers:
-            more, count = self._register_changes(node, weight, registers, images)
-            new += more
-            violations += count
+        weight = self._faulty_weights(node, in_weights)
+        new, violations = self._register_changes(node, weight, registers, codes)
+        if in_weights:
+            (_, pixel, channel, value), more = self._weight_changes(node, [in_weights], codes[None])
+            # What a register writes is on top of it.
+            pixels = self.design.shapes[node.name][1] * self.design.shapes[node.name][2]
+            over = [one[1] * pixels + one[0] for one in new]
+            kept = ~np.isin(channel * pixels + pixel, np.concatenate([[-1], *over]))
+            new.append((pixel[kept], channel[kept], value[kept]))
+            violations += int(more[0])
         return new, violations
 
     def _register_changes(
@@ -143,43 +202,46 @@ class LayerFaultModel:
         node: Gemm,
         weight: np.ndarray,
         faults: Sequence[RegisterFault],
-        images: Tensor,
+        codes: Tensor,
     ) -> tuple[list[tuple[np.ndarray, np.ndarray, np.ndarray]], int]:
+        """Return what faults in registers write on top of `weight`, as `_changes`."""
         tiles = self.tiles(node)
-        everywhere = [f for f in faults if f.tile is None]
-        numbers = (
-            range(len(tiles))
-            if everywhere
-            else sorted({f.tile for f in faults if f.tile is not None})
-        )
+        named = {f.tile for f in faults if f.tile is not None}
+        everywhere = any(f.tile is None for f in faults)
+        numbers = range(len(tiles)) if everywhere else sorted(named)
         new, violations = [], 0
         per_group = len(node.bias) // node.groups
-        acts: dict[int, np.ndarray] = {}
+        depth = weight[0].size
+        images = codes.permute(2, 0, 1)[None]
         # Tiles with the same faults, rows and group are one part, side by side.
-        bundles: dict[tuple[object, ...], list[OutputTile]] = {}
+        bundles: dict[tuple[int, int, int, tuple[int, ...]], list[OutputTile]] = {}
         for number in numbers:
             tile = tiles[number]
             mine = tuple(i for i, f in enumerate(faults) if f.tile in (None, number))
             bundles.setdefault((tile.group, tile.m0, tile.m1, mine), []).append(tile)
+        acts: dict[int, Tensor] = {}
         for (group, m0, m1, mine), several in bundles.items():
-            assert isinstance(group, int) and isinstance(m0, int) and isinstance(m1, int)
-            if group not in acts:
-                acts = {group: engine.im2col(node, images, group).cpu().numpy().astype(np.int64)}
-            here = [faults[i] for i in mine]  # type: ignore[attr-defined]
+            here = [faults[i] for i in mine]
             channels = np.concatenate([np.arange(t.n0, t.n1) for t in several]) + group * per_group
             cols = np.concatenate([np.arange(t.n1 - t.n0) for t in several])
-            matrix = weight[channels].transpose(2, 3, 1, 0).reshape(-1, len(channels))
-            part = self._part(node, acts[group][m0:m1], matrix, channels, np.arange(m1 - m0),
-                              m1 - m0, cols)  # fmt: skip
-            rows, columns = touched(self.config, part, here)
+            # First where something can change, then the operands of just that.
+            nothing = np.broadcast_to(np.int64(0), (m1 - m0, depth))
+            no_weights = np.broadcast_to(np.int64(0), (depth, len(channels)))
+            index = np.arange(m1 - m0)
+            frame = self._part(node, nothing, no_weights, channels, index, m1 - m0, cols)
+            rows, columns = touched(self.config, frame, here)
             if not (rows.any() and columns.any()):
                 continue
-            part = part.taken(rows, columns)
-            codes, violated = faulty_outputs(self.config, part, here)
+            if group not in acts:
+                acts = {group: engine.im2col(node, images, group).cpu()}
+            chosen, pixels = channels[columns], m0 + np.flatnonzero(rows)
+            operands = acts[group][torch.from_numpy(pixels)].numpy().astype(np.int64)
+            matrix = weight[chosen].transpose(2, 3, 1, 0).reshape(-1, len(chosen))
+            part = self._part(node, operands, matrix, chosen, index[rows], m1 - m0, cols[columns])
+            outputs, violated = faulty_outputs(self.config, part, here)
             clean, before = golden_outputs(self.config, part)
-            at = np.nonzero(codes != clean)
-            pixels, chosen = m0 + np.flatnonzero(rows), channels[columns]
-            new.append((pixels[at[0]], chosen[at[1]], codes[at]))
+            at = np.nonzero(outputs != clean)
+            new.append((pixels[at[0]], chosen[at[1]], outputs[at]))
             violations += int(violated.sum()) - int(before.sum())
         return new, violations
 
@@ -194,15 +256,14 @@ class LayerFaultModel:
         cols: np.ndarray | int,
     ) -> TilePart:
         """Return rows `acts` (r, K) and `channels` of a layer with weights (K, n)."""
-        step = self.config.k_step
-        spare = -acts.shape[1] % step
+        spare = -acts.shape[1] % self.config.k_step
         limits = output_limits(node, self.design.protection)
         fmt_in = self.design.network.format_of(node.inputs[0])
         raw = node.output is None
         shift = np.zeros(len(node.bias), np.int64) if raw else self.design.network.shift(node)
         return TilePart(
-            acts=np.pad(acts, ((0, 0), (0, spare))),
-            weights=np.pad(weights.astype(np.int64), ((0, spare), (0, 0))),
+            acts=_filled(acts, spare, axis=1),
+            weights=_filled(weights, spare, axis=0),
             bias=node.bias[channels],
             shift=shift[channels],
             lo=limits.lo[channels],
@@ -216,3 +277,34 @@ class LayerFaultModel:
             signed_out=node.output is None or node.output.signed,
             raw=raw,
         )
+
+
+def _filled(operands: np.ndarray, spare: int, *, axis: int) -> np.ndarray:
+    """Return int64 operands with `spare` zeros more along K; broadcast zeros stay so."""
+    if not any(operands.strides):
+        shape = [n + spare * (i == axis) for i, n in enumerate(operands.shape)]
+        return np.broadcast_to(np.int64(0), shape)
+    widths = [(0, spare * (i == axis)) for i in range(2)]
+    return np.pad(operands.astype(np.int64), widths)
+
+
+def _chunks(copies: np.ndarray) -> list[np.ndarray]:
+    """Return copies in pieces whose float inputs stay small."""
+    return np.split(copies, range(_WEIGHT_BATCH, len(copies), _WEIGHT_BATCH)) if len(copies) else []
+
+
+def requantized(design: Design, part: TilePart, acc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return outputs and violations of sums with bias, int64 (n, versions, pixels)."""
+    if part.raw:
+        return acc, np.zeros(acc.shape, dtype=bool)
+
+    def column(values: np.ndarray) -> np.ndarray:
+        return values[:, None, None]
+
+    code = round_half_even_shift(acc, column(part.shift))
+    low, high = code < column(part.lo), code > column(part.hi)
+    violated = (low & column(part.lo_is_bound)) | (high & column(part.hi_is_bound))
+    out = np.clip(code, column(part.lo), column(part.hi))
+    if design.protection.kind == "zero":
+        out = np.where(violated, 0, out)
+    return out, violated

@@ -90,8 +90,8 @@ class Writes:
 
 
 # Node, the copies (numbers in the batch) that are left, a function that returns the whole input
-# maps (H, W, C) of one of them -> what their register and weight faults write.
-LayerFaults = Callable[[Gemm, np.ndarray, Callable[[int], Tensor]], Writes]
+# maps (n, H, W, C) of some of them -> what their register and weight faults write.
+LayerFaults = Callable[[Gemm, np.ndarray, Callable[[np.ndarray], Tensor]], Writes]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +137,7 @@ class Propagation:
         """
         self.golden, self.design, self.options = golden, golden.design, options
         device = golden.logits.device
-        self.images = torch.from_numpy(images).to(device)
+        self.all_images = self.images = torch.from_numpy(images).to(device)
         self.copies = torch.arange(len(images), device=device)
         self.stored, self.layer_faults = stored, layer_faults
         self.last_site = torch.from_numpy(last_site).to(device)
@@ -349,18 +349,17 @@ class Propagation:
         row[copies] = np.arange(len(copies))
         name = node.inputs[0]
 
-        def whole_input(copy: int) -> Tensor:
-            at = torch.tensor([int(row[copy])], device=self.images.device)
-            image = int(self.images[copy])
-            maps = self.golden.tables[name].maps()[image : image + 1]
+        def whole_inputs(several: np.ndarray) -> Tensor:
+            chosen = torch.from_numpy(several).to(self.images.device)
+            maps = self.golden.tables[name].maps()
+            whole = maps[self.all_images[chosen]]
             if name in self.windows:
-                maps = maps.clone()
-                window = self.windows[name].kept(at)
-                zero = torch.zeros_like(at)
-                place(window, maps, zero, zero)
-            return maps[0]
+                window = self.windows[name].kept(torch.from_numpy(row[several]).to(chosen.device))
+                zero = torch.zeros_like(chosen)
+                place(window, whole, zero, zero)
+            return whole
 
-        writes = self.layer_faults[node.name](node, copies, whole_input)
+        writes = self.layer_faults[node.name](node, copies, whole_inputs)
         self.violations[self.copies] += torch.from_numpy(
             writes.violations[copies]).to(self.violations.device)  # fmt: skip
         return Writes(
