@@ -18,12 +18,13 @@ from faultinj.golden import Design, Golden, golden_run
 from faultinj.layer_faults import LayerFaultModel
 from faultinj.propagation import EngineOptions, LayerFaults, Propagation, StoredFaults, Writes
 from faultinj.protection import UNPROTECTED, Protection
+from faultinj.top1_bound import top1_radius
 from hdl.config import AcceleratorConfig
 from quant.network import Gemm, IntegerNetwork
 from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
 
-__all__ = ["EngineOptions", "FaultOutcomes", "run_faults"]
+__all__ = ["EngineOptions", "FaultOutcomes", "run_faults", "run_on"]
 
 MEMORY_BYTES = 4 << 30
 _MAX_BATCH = 256
@@ -88,13 +89,7 @@ def run_faults(
     )
     model = LayerFaultModel(design, config)
     plan = plan_of(model, experiments, len(codes))
-    outcomes = FaultOutcomes(
-        golden_top1=np.zeros(len(experiments), dtype=np.int64),
-        faulty_top1=np.zeros(len(experiments), dtype=np.int64),
-        logit_change=np.zeros(len(experiments), dtype=np.int64),
-        violations=np.zeros(len(experiments), dtype=np.int64),
-        bounded=np.zeros(len(experiments), dtype=bool),
-    )
+    outcomes = _empty(len(experiments))
     with (progress or NoProgress()).task("faults", len(experiments)) as advance:
         for first, last in image_chunks(design, len(codes), memory_bytes):
             mine = np.flatnonzero((plan.image >= first) & (plan.image < last))
@@ -106,6 +101,39 @@ def run_faults(
             ):
                 advance(done)
     return outcomes
+
+
+def run_on(
+    golden: Golden,
+    model: LayerFaultModel,
+    experiments: Sequence[Sequence[Fault]],
+    *,
+    options: EngineOptions | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> FaultOutcomes:
+    """Return the outcome of experiments on a golden batch that is at hand.
+
+    Args:
+        golden: the golden run; the faults' images count in it.
+        model: of faults inside of layers, for the same design.
+        experiments, options, memory_bytes: as in `run_faults`.
+    """
+    plan = plan_of(model, experiments, len(golden.logits))
+    outcomes = _empty(len(experiments))
+    mine = np.arange(len(experiments))
+    for _ in run_chunk(
+        golden, model, plan, mine, 0, options or EngineOptions(), memory_bytes, outcomes
+    ):
+        pass
+    return outcomes
+
+
+def _empty(count: int) -> FaultOutcomes:
+    numbers = {
+        name: np.zeros(count, dtype=np.int64)
+        for name in ("golden_top1", "faulty_top1", "logit_change", "violations")
+    }
+    return FaultOutcomes(**numbers, bounded=np.zeros(count, dtype=bool))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,6 +236,7 @@ def run_chunk(
         outcomes: filled in at `mine`.
     """
     size = batch_size(golden.design, memory_bytes)
+    radius = top1_radius(golden) if options.top1_bound else {}
     # Inferences that begin at one tensor share a batch, narrow ones first.
     mine = mine[np.lexsort((mine, plan.spread[mine], plan.first[mine]))]
     cuts = np.flatnonzero(np.diff(plan.first[mine])) + 1
@@ -216,7 +245,7 @@ def run_chunk(
             local = plan.image[batch] - first_image
             result = Propagation(
                 golden, local, _stored_of(plan, batch), _inside_of(model, plan, batch),
-                plan.last[batch], options,
+                plan.last[batch], options, radius,
             ).run()  # fmt: skip
             outcomes.golden_top1[batch] = golden.top1.cpu().numpy()[local]
             outcomes.faulty_top1[batch] = result.top1.cpu().numpy()

@@ -22,8 +22,9 @@ from quant.network import AvgPool, Flatten, Gemm, IntegerNetwork, MaxPool, Node
 # Beyond this shift an accumulator above 2**24, which float32 rounds, need not saturate.
 _MAX_SHIFT = 14
 _MAX_BIAS = 1 << 23
-# On maps of at most this many pixels the border is computed apart, with fewer taps.
+# On at least so many maps of at most this many pixels the border is computed apart, with fewer taps.
 _BORDER_PIXELS = 16
+_BORDER_MAPS = 32
 # im2col rows are made and multiplied in pieces of this many bytes, which stay in the cache, but of
 # no fewer rows than this.
 _PIECE_BYTES = 3 << 19
@@ -216,12 +217,12 @@ class Layer:
         count, height, width, _ = patch.shape
         rows = (height - self.reach[0].span) // node.stride[0] + 1
         cols = (width - self.reach[1].span) // node.stride[1] + 1
-        taps = node.weight.shape[2:]
-        if whole:
+        taps, channels = node.weight.shape[2:], len(node.bias)
+        if whole and count >= _BORDER_MAPS:
             areas = _areas(node, height, width, rows, cols)
         else:
             areas = [_Area(rows=(0, rows), cols=(0, cols), taps=((0, taps[0]), (0, taps[1])))]
-        out = torch.empty((count, rows, cols, len(node.bias)), dtype=self._dtype)
+        out = torch.empty((count, rows, cols, channels), dtype=self._dtype)
         for area in areas:
             packed = self._packed(area.taps, patch.shape[3])
             (r0, r1), (c0, c1) = area.rows, area.cols
@@ -229,8 +230,8 @@ class Layer:
             step = max(1, _PIECE_BYTES // bytes_each, _PIECE_ROWS // area.pixels)
             for start in range(0, count, step):
                 piece = _im2col(node, patch[start : start + step], area)
-                codes = self._product(piece, packed).view(-1, r1 - r0, c1 - c0, len(node.bias))
-                out[start : start + step, r0:r1, c0:c1] = codes
+                part = out[start : start + step, r0:r1, c0:c1]
+                part.copy_(self._product(piece, packed)[: part.numel() // channels].view(part.shape))
         return out
 
     @property
@@ -313,8 +314,9 @@ def _tap_runs(count: int, extent: int, taps: int, node: Gemm, axis: int) -> list
 
 
 def _im2col(node: Gemm, patch: Tensor, area: _Area) -> Tensor:
-    """Return the activations of an area of a patch's outputs, (B * pixels, K of its taps).
+    """Return the activations of an area of a patch's outputs, (>= B * pixels, K of its taps).
 
+    Rows behind those of the patch hold anything.
     K is ordered (kh, kw, cin); the channels are a multiple of 8.
     """
     view = patch.view(torch.int64)
@@ -328,8 +330,19 @@ def _im2col(node: Gemm, patch: Tensor, area: _Area) -> Tensor:
         (b, y * sh, x * sw, y * dh, x * dw, c),
         view.storage_offset() + first,
     )
-    rows = torch.empty(windows.shape, dtype=torch.int64)
-    return rows.copy_(windows).view(patch.dtype).view(len(view) * area.pixels, -1)
+    count = len(view) * area.pixels
+    rows = torch.empty((_bucket(count), windows[0, 0, 0].numel()), dtype=torch.int64)
+    rows[:count].view(windows.shape).copy_(windows)
+    return rows.view(patch.dtype)
+
+
+def _bucket(count: int) -> int:
+    """Round up to one of four numbers per power of two: oneDNN compiles a kernel for each.
+
+    That takes as long as multiplying hundreds of rows.
+    """
+    step = max(8, 1 << max(count.bit_length() - 3, 0))
+    return -(-count // step) * step
 
 
 def _max_pool(node: MaxPool, patch: Tensor) -> Tensor:

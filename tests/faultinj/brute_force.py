@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One faulty inference by brute force: whole integer forwards in NumPy, one fault list at a time.
 
-Nothing of `faultinj` computes here, and no shortcut is taken: every layer is summed from its codes in
-int64, and output tiles with register faults run cycle by cycle (`clocked_array`). Faults are read
-from their dataclasses.
+Nothing of `faultinj` computes here, and no shortcut is taken: every layer is summed from its codes
+in int64, and output tiles with register faults run cycle by cycle (`clocked_array`). Faults are
+read from their dataclasses.
 """
 
 from __future__ import annotations

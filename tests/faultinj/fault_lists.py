@@ -25,7 +25,7 @@ def depthwise_network(seed=0, weight_bits=8, act_bits=8):
     last = b.gemm("depth", last, 8, (3, 3), padding=(1, 1), groups=8, signed=True)
     last = b.gemm("point", last, 16, hi=(1 << act_bits) - 2)
     last = b.gemm("grouped", last, 8, (2, 3), padding=(1, 0), groups=2)
-    channels, height, width = b.shapes[last]
+    _, height, width = b.shapes[last]
     last = b.pool(AvgPool, "pool", last, (height, width), (1, 1), exponent=-3)
     b.gemm("fc", b.flatten("flat", last), 6, op="linear", raw=True)
     return b.build()

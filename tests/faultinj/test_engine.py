@@ -80,6 +80,25 @@ def test_every_width_and_the_golden_run(bits):
         assert_same(slow, done)
 
 
+@pytest.mark.parametrize("make", list(NETWORKS))
+def test_the_top1_bound_is_right(make):
+    network, config, codes, _ = design(make, "none")
+    experiments = random_experiments(network, config, len(codes), 200, seed=2)
+    done = run_faults(network, config, codes, experiments)
+    proven = run_faults(network, config, codes, experiments, options=EngineOptions(top1_bound=True))
+    some = proven.bounded
+    assert 0 < some.sum() < len(experiments), make
+    assert not done.bounded.any()
+    assert (done.faulty_top1[some] == done.golden_top1[some]).all()
+    np.testing.assert_array_equal(proven.faulty_top1, done.faulty_top1)
+    np.testing.assert_array_equal(proven.logit_change[~some], done.logit_change[~some])
+    with pytest.raises(InputError, match="needs a design without protection"):
+        run_faults(
+            network, config, codes, experiments, protection=design(make, "clip")[3],
+            options=EngineOptions(top1_bound=True),
+        )  # fmt: skip
+
+
 def test_order_memory_and_replay_change_nothing():
     network, config, codes, protection = design("residual", "zero")
     experiments = random_experiments(network, config, len(codes), 150, seed=3)
