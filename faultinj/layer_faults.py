@@ -113,18 +113,21 @@ class LayerFaultModel:
             violations=violations,
         )  # fmt: skip
 
-    def _faulty_weights(self, node: Gemm, faults: Sequence[LayerFault]) -> np.ndarray:
-        """Return a layer's weights under faults in them."""
-        weight = node.weight
+    def _faulty_filters(self, node: Gemm, faults: Sequence[LayerFault]) -> dict[int, np.ndarray]:
+        """Return the filters (in / groups, kh, kw) with faulty weights, by output channel."""
+        size = node.weight[0].size
+        filters: dict[int, np.ndarray] = {}
         for fault in faults:
             if isinstance(fault, WeightFault):
-                weight = weight.copy() if weight is node.weight else weight
-                at = slice(fault.element, fault.element + 1)
-                flat = weight.reshape(-1)
+                channel, element = divmod(fault.element, size)
+                if channel not in filters:
+                    filters[channel] = node.weight[channel].copy()
+                at = slice(element, element + 1)
+                flat = filters[channel].reshape(-1)
                 flat[at] = written(
                     flat[at], self.design.network.weight_bits, True, mask_of(fault.bits), fault.kind
                 )
-        return weight
+        return filters
 
     def _weight_changes(
         self, node: Gemm, faults: Sequence[Sequence[LayerFault]], codes: Tensor
@@ -143,10 +146,9 @@ class LayerFaultModel:
         jobs: list[tuple[int, int]] = []
         filters = []
         for number, several in enumerate(faults):
-            weight = self._faulty_weights(node, several)
-            for channel in sorted({f.element // size for f in several}):  # type: ignore[union-attr]
+            for channel, faulty in sorted(self._faulty_filters(node, several).items()):
                 jobs.append((number, channel))
-                filters += [node.weight[channel], weight[channel]]
+                filters += [node.weight[channel], faulty]
         number, channel = np.array(jobs, dtype=np.int64).T
         kernel = np.stack(filters).astype(np.float64)
         bound = 255 * np.abs(kernel).reshape(len(kernel), -1).sum(axis=1).max()
@@ -185,7 +187,11 @@ class LayerFaultModel:
         """
         in_weights = [f for f in faults if isinstance(f, WeightFault)]
         registers = [f for f in faults if isinstance(f, RegisterFault)]
-        weight = self._faulty_weights(node, in_weights)
+        weight = node.weight
+        if in_weights:
+            weight = weight.copy()
+            for number, faulty in self._faulty_filters(node, in_weights).items():
+                weight[number] = faulty
         new, violations = self._register_changes(node, weight, registers, codes)
         if in_weights:
             (_, pixel, channel, value), more = self._weight_changes(node, [in_weights], codes[None])

@@ -22,7 +22,8 @@ from quant.network import AvgPool, Flatten, Gemm, IntegerNetwork, MaxPool, Node
 # Beyond this shift an accumulator above 2**24, which float32 rounds, need not saturate.
 _MAX_SHIFT = 14
 _MAX_BIAS = 1 << 23
-# On at least so many maps of at most this many pixels the border is computed apart, with fewer taps.
+# Of at least so many maps of at most this many pixels the border is computed apart, with fewer
+# taps.
 _BORDER_PIXELS = 16
 _BORDER_MAPS = 32
 # im2col rows are made and multiplied in pieces of this many bytes, which stay in the cache, but of
@@ -231,7 +232,9 @@ class Layer:
             for start in range(0, count, step):
                 piece = _im2col(node, patch[start : start + step], area)
                 part = out[start : start + step, r0:r1, c0:c1]
-                part.copy_(self._product(piece, packed)[: part.numel() // channels].view(part.shape))
+                part.copy_(
+                    self._product(piece, packed)[: part.numel() // channels].view(part.shape)
+                )
         return out
 
     @property
