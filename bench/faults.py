@@ -54,10 +54,14 @@ def load_network(arguments: argparse.Namespace) -> tuple[IntegerNetwork, Tensor]
     """Return the 8-bit network and image codes to run."""
     if arguments.network is None and arguments.weights is None:
         raise InputError("give --network (of python -m quant.run -o) or --weights of a vgg11")
+    if min(arguments.rounds, arguments.faults_per_image) < 1:
+        raise InputError("--rounds and --faults-per-image must be at least 1")
     data = load_data(arguments.data, seed=0)
     if arguments.network is not None:
         network = IntegerNetwork.load(arguments.network)
-        found = network.metadata.get("normalization", {})
+        found = network.metadata.get("normalization")
+        if found is None:
+            raise InputError(f"{arguments.network} does not say how its images are normalized")
         data = data.with_normalization(tuple(found["mean"]), tuple(found["std"]))
     else:
         if normalization := weights_normalization(arguments.weights):

@@ -37,9 +37,10 @@ def plain_model(network: IntegerNetwork) -> nn.Sequential:
                 weight = weight.flatten(1)
                 layers.append(nn.Flatten())
             else:
+                out, per_group, kh, kw = weight.shape
                 layer = nn.Conv2d(
-                    weight.shape[1] * node.groups, weight.shape[0], tuple(weight.shape[2:]),
-                    node.stride, node.padding, node.dilation, node.groups,
+                    per_group * node.groups, out, (kh, kw), node.stride, node.padding,
+                    node.dilation, node.groups,
                 )  # fmt: skip
             layer.weight = nn.Parameter(weight)
             bias = node.bias * scale.flatten() * unit

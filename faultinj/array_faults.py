@@ -193,14 +193,13 @@ def touched(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows and which columns of a part a fault can change, as boolean masks."""
     k_tiles = part.k_tiles(config)
-    everywhere = np.ones(len(part.index), dtype=bool)
     if fault.register in _WAY_IN:
-        rows = everywhere & weights_met(config, part.m, k_tiles, fault).any()
+        rows = np.full(len(part.index), bool(weights_met(config, part.m, k_tiles, fault).any()))
     elif fault.register == "psum_buffer":
         met = psum_words_met(config, part.m, k_tiles, fault).any()
         rows = (part.index == fault.row) & met
     else:
-        rows = beats_met(config, part.m, k_tiles, part.index, fault).any(axis=0)
+        rows = np.asarray(beats_met(config, part.m, k_tiles, part.index, fault).any(axis=0))
     if fault.register == "skew":
         return rows, np.ones(len(part.cols), dtype=bool)
     if fault.register == "pe_activation":

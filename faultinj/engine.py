@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from faultinj.faults import KINDS, Fault, LayerFault, MemoryFault, site_of
+from faultinj.faults import EVERY_LAYER, KINDS, Fault, LayerFault, MemoryFault, site_of
 from faultinj.golden import Design, Golden, golden_run
 from faultinj.layer_faults import LayerFaultModel
 from faultinj.propagation import EngineOptions, LayerFaults, Propagation, StoredFaults, Writes
@@ -178,7 +178,8 @@ def plan_of(model: LayerFaultModel, experiments: Sequence[Sequence[Fault]], imag
             if fault.image != image[number]:
                 raise InputError("the faults of an experiment must be in one image")
             site = site_of(fault)
-            tensors = [order.get(site, -1)] if site else [order[n.name] for n in gemms]
+            every = site == EVERY_LAYER
+            tensors = [order[n.name] for n in gemms] if every else [order.get(site, -1)]
             if tensors[0] < 0:
                 raise InputError(f"the network has no tensor {site!r}")
             if isinstance(fault, MemoryFault):

@@ -112,14 +112,18 @@ class WeightFault:
         _check_kind(self.kind)
 
 
+# Where a permanent fault without a layer is.
+EVERY_LAYER = "*"
 LayerFault = RegisterFault | WeightFault
 Fault = MemoryFault | RegisterFault | WeightFault
 _SITES = {"memory": MemoryFault, "register": RegisterFault, "weight": WeightFault}
 
 
-def site_of(fault: Fault) -> str | None:
-    """Return the tensor that a fault changes first; None where every layer's output may be."""
-    return fault.tensor if isinstance(fault, MemoryFault) else fault.layer
+def site_of(fault: Fault) -> str:
+    """Return the tensor that a fault changes first; `EVERY_LAYER` where it is in all of them."""
+    if isinstance(fault, MemoryFault):
+        return fault.tensor
+    return EVERY_LAYER if fault.layer is None else fault.layer
 
 
 def to_json(fault: Fault) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def from_json(data: dict[str, Any]) -> Fault:
     try:
         fields["bits"] = tuple(int(b) for b in fields["bits"])
         if site in _SITES:
-            return _SITES[site](**fields)  # type: ignore[no-any-return]
+            return _SITES[site](**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"this is no fault: {error!r}") from None
     raise InputError(f"a fault's site is {', '.join(_SITES)}, not {site!r}")

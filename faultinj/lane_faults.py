@@ -57,7 +57,8 @@ def finished(
     code = round_half_even_shift(total, values["shift"])
     low, high = code < values["lo"], code > values["hi"]
     out = np.where(high, values["hi"], np.where(low, values["lo"], code))
-    violated = (low & (values["lo_is_bound"] != 0)) | (high & (values["hi_is_bound"] != 0))
+    violated = np.zeros(acc.shape, dtype=bool)
+    violated |= (low & (values["lo_is_bound"] != 0)) | (high & (values["hi_is_bound"] != 0))
     if not config.checks_output:
         return out, np.zeros(acc.shape, dtype=bool)
     if config.protect == "zero":
@@ -101,4 +102,4 @@ def touched(
     when = ring_met if fault.register == "ring" else parameter_met
     k_tiles = part.k_tiles(config)
     met = when(config, part.m, k_tiles, part.index, fault, raw=part.raw)
-    return met.any(axis=1), part.cols == fault.col
+    return np.asarray(met.any(axis=1)), part.cols == fault.col

@@ -98,14 +98,15 @@ class LayerFaultModel:
             new, more = self._weight_changes(node, [weights[int(c)] for c in copies], codes)
             violations[copies] += more
             parts.append((copies[new[0]], *new[1:]))
-        for copy, several in faults.items():
-            if copy not in weights:
-                codes = layer.check_input(whole_inputs(np.array([copy])))
+        for number, several in faults.items():
+            if number not in weights:
+                codes = layer.check_input(whole_inputs(np.array([number])))
                 found, count = self._changes(node, several, codes[0])
-                violations[copy] = count
-                parts += [(np.full(len(one[0]), copy), *one) for one in found]
-        columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [
-            np.zeros(0, dtype=np.int64)] * 4  # fmt: skip
+                violations[number] = count
+                parts += [(np.full(len(one[0]), number), *one) for one in found]
+        columns = [np.zeros(0, dtype=np.int64)] * 4
+        if parts:
+            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         width = self.design.shapes[node.name][2]
         copy, pixel, channel, value = columns
         return Writes(

@@ -108,7 +108,9 @@ class Layer:
         """Prepare weights and limits; `int8` allows the 8-bit units, if there are any."""
         self.network, self.node = network, node
         self.reach = reach_of(node)
-        self._bare = replace(node, padding=(0, 0)) if hasattr(node, "padding") else node
+        self._bare = node
+        if isinstance(node, Gemm | MaxPool | AvgPool):
+            self._bare = replace(node, padding=(0, 0))
         self.counts = self.checks_input = False
         fmt = network.format_of(node.inputs[0])
         self.pad_code = fmt.lo if isinstance(node, MaxPool) else 0
@@ -159,6 +161,7 @@ class Layer:
             patches = [self.check_input(patches[0])]
             if node.output is not None:
                 return self._limit(self._codes(patches[0], whole))
+            assert isinstance(self._bare, Gemm)
             sums = engine.accumulate(self._bare, patches[0].permute(0, 3, 1, 2))
             return sums.permute(0, 2, 3, 1).contiguous(), None
         out = engine.run_node(self.network, self._bare, [p.permute(0, 3, 1, 2) for p in patches])

@@ -326,7 +326,9 @@ class Propagation:
         window = Window(codes=codes, top=starts[0], left=starts[1])
         if replaced is not None:
             images = self.images[self.copies]
-            before = gather(self.golden.counts[node.name], images, *starts, window.size)
+            before = gather(
+                self.golden.counts[node.name], images, starts[0], starts[1], window.size
+            )
             more = replaced.sum(dim=(1, 2)) - before.sum(dim=(1, 2, 3))
             self.violations[self.copies] += more
         return window
