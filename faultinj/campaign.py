@@ -21,20 +21,23 @@ import torch
 from torch import Tensor
 
 from faultinj.checks import check_faults, check_space, fault_space
-from faultinj.faults import Fault, MemoryFault, to_json
+from faultinj.engine import EngineOptions, run_faults
+from faultinj.faults import EVERY_LAYER, Fault, to_json
 from faultinj.lowering import check_fits
 from faultinj.parts import CampaignFolder, open_folder
-from faultinj.pe_faults import PeFaults
 from faultinj.protection import UNPROTECTED, Protection
 from faultinj.rate import RateResult, accuracy_under_rate, calibrate_rate
-from faultinj.restart import golden_run, run_faulty, site_of
 from faultinj.rows import SCHEMA, FaultList, to_table, with_weights, write_rows
 from faultinj.sampling import FaultModel, Plan, Sample, draw, population_of, population_size
 from faultinj.sequential import spend
-from faultinj.storage import stored_activations
-from faultinj.summary import OUTCOMES, CampaignResult, critical_interval, summarize
+from faultinj.summary import (
+    NOT_CRITICAL,
+    OUTCOMES,
+    CampaignResult,
+    critical_interval,
+    summarize,
+)
 from hdl.config import AcceleratorConfig
-from quant import engine
 from quant.network import IntegerNetwork
 from trilat.errors import InputError
 from trilat.files import content_hash
@@ -52,11 +55,8 @@ __all__ = [
 ]
 
 DEFAULT_MEMORY = 4 << 30
-_BATCH = 64
 # Experiments of a part of a campaign folder: what a kill can cost.
 PART = 1024
-# Memory faults know no array: their input check counts every activation once, whatever the array.
-_ONE_PASS = 1 << 30
 # Changes when the same fault list gives other rows than before.
 _FORMAT = 1
 
@@ -151,7 +151,7 @@ def run_campaign(
     opened = None if folder is None else open_folder(Path(folder), identity)
     job = _Job(network, config, codes, labels, sample, protection, memory, opened)
     table, looks, level = job.run(levels, plan.margin, progress or NoProgress())
-    layers = ["input", *(node.name for node in network.nodes)]
+    layers = [EVERY_LAYER, "input", *(node.name for node in network.nodes)]
     facts = _described(model, plan, replay, sample) | {
         "protection": protection.kind,
         "planned": len(sample.experiments),
@@ -201,7 +201,7 @@ class _Job:
         self.network, self.config, self.codes, self.labels = network, config, codes, labels
         self.sample, self.protection, self.memory = sample, protection, memory
         self.folder, self.seconds = folder, 0.0
-        names = ["input", *(node.name for node in network.nodes)]
+        names = [EVERY_LAYER, "input", *(node.name for node in network.nodes)]
         self.order = {name: i for i, name in enumerate(names)}
 
     def run(
@@ -348,6 +348,7 @@ def inject(
     *,
     protection: Protection = UNPROTECTED,
     memory: int = DEFAULT_MEMORY,
+    top1_bound: bool = False,
     progress: Progress | None = None,
 ) -> list[FaultRecord]:
     """Return one record per experiment, in order; each is independent of all others.
@@ -355,55 +356,34 @@ def inject(
     Args:
         network, config, codes, labels, protection, memory, progress: as in `run_campaign`.
         experiments: simultaneous faults, at least one, all in one image.
+        top1_bound: stop where the class provably cannot change any more; such rows say
+            `NOT_CRITICAL` and no logit change.
     """
     truth = torch.as_tensor(labels).cpu().numpy()
-    images = np.array([e[0].image for e in experiments], dtype=np.int64)
-    if len(images) and not 0 <= images.min() <= images.max() < len(codes):
-        raise InputError(f"images are 0..{len(codes) - 1}; a fault names {images.max()}")
-    order = {name: i for i, name in enumerate(["input", *(n.name for n in network.nodes)])}
-    depth = np.array([min(order[site_of(f)] for f in e) for e in experiments], dtype=np.int64)
-    records: list[FaultRecord | None] = [None] * len(experiments)
-    memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
-    pe_faults = PeFaults(network, config, protection, cols=_ONE_PASS if memory_only else None)
-    with (progress or NoProgress()).task("faults", len(experiments)) as advance:
-        for first, last in _image_batches(network, len(codes), memory):
-            mine = np.flatnonzero((images >= first) & (images < last))
-            if not len(mine):
-                continue
-            golden = golden_run(network, codes[first:last], protection, cols=pe_faults.cols)
-            scores = golden.values[network.nodes[-1].name]
-            top = engine.top1(scores).cpu().numpy()
-            # Copies that resume at the same layer share a batch.
-            mine = mine[np.argsort(depth[mine], kind="stable")]
-            for batch in np.split(mine, range(_BATCH, len(mine), _BATCH)):
-                local = images[batch] - first
-                run = run_faulty(
-                    network, golden, local, [experiments[i] for i in batch], protection, pe_faults
-                )
-                faulty = engine.top1(run.logits).cpu().numpy()
-                right = scores[torch.from_numpy(local).to(codes.device)]
-                change = (run.logits.long() - right.long()).abs().amax(dim=1).cpu().numpy()
-                for j, i in enumerate(batch):
-                    changed = faulty[j] != top[local[j]]
-                    outcome = "masked" if not change[j] else OUTCOMES[1 + int(changed)]
-                    records[i] = FaultRecord(
-                        faults=tuple(experiments[i]),
-                        image=int(images[i]),
-                        outcome=outcome,
-                        detected=bool(run.violations[j] > 0),
-                        violations=int(run.violations[j]),
-                        label=int(truth[images[i]]),
-                        golden_top1=int(top[local[j]]),
-                        faulty_top1=int(faulty[j]),
-                        logit_change=int(change[j]),
-                    )
-                advance(len(batch))
-    return [record for record in records if record is not None]
-
-
-def _image_batches(network: IntegerNetwork, count: int, memory: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of images whose golden tensors fit the memory set aside for them."""
-    # Other tensors (pooled, added) are never more than the stored ones together.
-    size = max(1, memory // (16 * stored_activations(network).elements))
-    for start in range(0, count, size):
-        yield start, min(start + size, count)
+    done = run_faults(
+        network,
+        config,
+        codes,
+        experiments,
+        protection=protection,
+        options=EngineOptions(top1_bound=top1_bound),
+        memory_bytes=memory,
+        progress=progress,
+    )
+    critical = done.faulty_top1 != done.golden_top1
+    names = np.array([*OUTCOMES, NOT_CRITICAL])
+    outcome = names[np.where(done.bounded, 3, np.where(done.logit_change == 0, 0, 1 + critical))]
+    return [
+        FaultRecord(
+            faults=tuple(experiment),
+            image=experiment[0].image,
+            outcome=str(outcome[i]),
+            detected=bool(done.violations[i] > 0),
+            violations=int(done.violations[i]),
+            label=int(truth[experiment[0].image]),
+            golden_top1=int(done.golden_top1[i]),
+            faulty_top1=int(done.faulty_top1[i]),
+            logit_change=None if done.bounded[i] else int(done.logit_change[i]),
+        )
+        for i, experiment in enumerate(experiments)
+    ]

@@ -9,13 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from faultinj.faults import REGISTERS, Fault, MemoryFault, RegisterFault, check_register_fault
+from faultinj.faults import (
+    REGISTERS,
+    Fault,
+    MemoryFault,
+    RegisterFault,
+    WeightFault,
+    check_register_fault,
+)
 from faultinj.lowering import gemm_shape
+from faultinj.register_times import idle_start
 from faultinj.sampling import check_supported
 from faultinj.storage import stored_activations
 from hdl.config import AcceleratorConfig
 from hdl.schedule import output_tiles, tile_cycles
-from quant.network import IntegerNetwork
+from quant.network import Gemm, IntegerNetwork
 from trilat.errors import InputError
 
 _ARRAY = ("dataflow", "rows", "cols", "act_bits", "weight_bits", "psum_depth", "dsp_pack")
@@ -88,16 +96,18 @@ def check_faults(
                     raise InputError(f"images are 0..{images - 1}, not {fault.image}")
                 if isinstance(fault, MemoryFault):
                     _check_memory(fault, elements, storage.bits)
-                elif isinstance(fault, RegisterFault):
-                    if fault.layer not in nodes:
-                        raise InputError(f"the network has no layer {fault.layer!r}")
-                    _check_register(config, fault, tiles(fault.layer))
+                    continue
+                if fault.layer is not None and fault.layer not in nodes:
+                    raise InputError(f"the network has no layer {fault.layer!r}")
+                if isinstance(fault, WeightFault):
+                    _check_weight(fault, nodes[fault.layer], network.weight_bits)
+                else:
+                    _check_register(config, fault, tiles(fault.layer) if fault.layer else [])
             except InputError as error:
                 raise InputError(f"experiment {number}: {error}") from None
 
 
 def _check_memory(fault: MemoryFault, elements: dict[str, int], bits: int) -> None:
-    check_supported("activations", fault.kind, "ws")
     if fault.tensor not in elements:
         raise InputError(f"no stored tensor {fault.tensor!r} (there are: {', '.join(elements)})")
     count = elements[fault.tensor]
@@ -107,16 +117,27 @@ def _check_memory(fault: MemoryFault, elements: dict[str, int], bits: int) -> No
         raise InputError(f"a stored activation has bits 0..{bits - 1}, not {list(fault.bits)}")
 
 
+def _check_weight(fault: WeightFault, node: Gemm, bits: int) -> None:
+    count = node.weight.size
+    if not 0 <= fault.element < count:
+        raise InputError(f"{fault.layer} has weights 0..{count - 1}, not {fault.element}")
+    if not fault.bits or min(fault.bits) < 0 or max(fault.bits) >= bits:
+        raise InputError(f"a stored weight has bits 0..{bits - 1}, not {list(fault.bits)}")
+
+
 def _check_register(config: AcceleratorConfig, fault: RegisterFault, tiles: list[int]) -> None:
     if fault.register not in REGISTERS[config.dataflow]:
         raise InputError(f"an array with dataflow {config.dataflow} has no {fault.register}")
     check_register_fault(config, fault)
-    check_supported(fault.register, fault.kind, config.dataflow)
+    check_supported(config, fault.register, fault.kind)
+    if fault.tile is None:
+        return
     if not 0 <= fault.tile < len(tiles):
         raise InputError(f"{fault.layer} has output tiles 0..{len(tiles) - 1}, not {fault.tile}")
-    cycles = tiles[fault.tile]
-    if fault.cycle is not None and not 0 <= fault.cycle < cycles:
+    # Parameters and weights are loaded before the first activation beat.
+    first, cycles = 1 - idle_start(config), tiles[fault.tile]
+    if fault.cycle is not None and not first <= fault.cycle < cycles:
         raise InputError(
-            f"output tile {fault.tile} of {fault.layer} has cycles 0..{cycles - 1}, not "
+            f"output tile {fault.tile} of {fault.layer} has cycles {first}..{cycles - 1}, not "
             f"{fault.cycle}"
         )

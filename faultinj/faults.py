@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.registers import register_slice
+from hdl.registers import LANE_CLASSES, REGISTER_CLASSES, register_slice
 from trilat.errors import InputError, unknown_name
 
 KINDS = ("flip", "stuck0", "stuck1")
-# Registers of the array whose faults `faultinj.tile_faults` predicts, by dataflow; see
-# docs/architecture.md.
+# Registers whose faults `faultinj.tile_faults` predicts, by dataflow; see docs/architecture.md.
 REGISTERS = {
-    "ws": ("skew", "pe_activation", "product", "psum", "deskew", "weight_active"),
-    "os": ("skew", "weight_skew", "pe_activation", "pe_weight", "product", "accumulator"),
+    dataflow: (*REGISTER_CLASSES[dataflow], *LANE_CLASSES[dataflow]) for dataflow in ("ws", "os")
 }
 
 
@@ -50,23 +47,24 @@ class RegisterFault:
     """Bits of one register of the systolic array.
 
     Attributes:
-        layer: name of the layer.
+        layer: name of the layer; None for a permanent fault that every layer meets.
         image: index of the image in the run.
         tile: index of the output tile within the layer, in the order of
-            `hdl.schedule.output_tiles`.
+            `hdl.schedule.output_tiles`; None for a permanent fault that every tile meets.
         register: class of the register, one of `REGISTERS` of the accelerator's dataflow.
         row, col: of the PE. For ``skew``, `row` is the row and `col` the stage (0..row); for
             ``deskew`` and ``weight_skew``, `col` is the column and `row` the stage
-            (0..cols - 2 - col, 0..col), as in `hdl.registers`.
+            (0..cols - 2 - col, 0..col); for ``psum_buffer`` and ``ring``, `row` is the word; for
+            parameters of a lane it is 0; as in `hdl.registers`.
         bits: which bits of the register, 0 is the lowest.
         cycle: of the output tile, 0 being that of its first accepted activation beat in a run
             without stalls; None for a permanent fault (``stuck0``, ``stuck1``).
         kind: ``flip``, ``stuck0`` or ``stuck1``.
     """
 
-    layer: str
+    layer: str | None
     image: int
-    tile: int
+    tile: int | None
     register: str
     row: int
     col: int
@@ -82,14 +80,55 @@ class RegisterFault:
         _check_kind(self.kind)
         if (self.cycle is None) == (self.kind == "flip"):
             raise InputError("a flip needs a cycle, and a stuck-at fault has none")
+        if self.kind == "flip" and (self.layer is None or self.tile is None):
+            raise InputError("a flip needs a layer and an output tile")
+        if self.layer is None and self.tile is not None:
+            raise InputError("an output tile needs its layer")
+        if self.register == "ring" and self.kind != "flip":
+            raise InputError("words of the output ring have flips alone: which one a row "
+                             "takes depends on all tiles before")  # fmt: skip
 
 
-Fault = MemoryFault | RegisterFault
+@dataclass(frozen=True, kw_only=True)
+class WeightFault:
+    """Bits of one stored weight, wrong in a whole inference.
+
+    Attributes:
+        layer: name of the layer.
+        image: index of the image in the run.
+        element: index of the weight in (out, in / groups, kh, kw) order.
+        bits: which bits of the code, two's complement, 0 is the lowest.
+        kind: ``flip``, ``stuck0`` or ``stuck1``.
+    """
+
+    layer: str
+    image: int
+    element: int
+    bits: tuple[int, ...]
+    kind: str = "flip"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an unknown kind."""
+        _check_kind(self.kind)
+
+
+# Where a permanent fault without a layer is.
+EVERY_LAYER = "*"
+LayerFault = RegisterFault | WeightFault
+Fault = MemoryFault | RegisterFault | WeightFault
+_SITES = {"memory": MemoryFault, "register": RegisterFault, "weight": WeightFault}
+
+
+def site_of(fault: Fault) -> str:
+    """Return the tensor that a fault changes first; `EVERY_LAYER` where it is in all of them."""
+    if isinstance(fault, MemoryFault):
+        return fault.tensor
+    return EVERY_LAYER if fault.layer is None else fault.layer
 
 
 def to_json(fault: Fault) -> dict[str, Any]:
     """Return JSON-able data that names the fault completely."""
-    site = "memory" if isinstance(fault, MemoryFault) else "register"
+    site = next(name for name, kind in _SITES.items() if isinstance(fault, kind))
     return {"site": site, **asdict(fault), "bits": list(fault.bits)}
 
 
@@ -99,13 +138,11 @@ def from_json(data: dict[str, Any]) -> Fault:
     site = fields.pop("site", None)
     try:
         fields["bits"] = tuple(int(b) for b in fields["bits"])
-        if site == "memory":
-            return MemoryFault(**fields)
-        if site == "register":
-            return RegisterFault(**fields)
+        if site in _SITES:
+            return _SITES[site](**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"this is no fault: {error!r}") from None
-    raise InputError(f"a fault's site is memory or register, not {site!r}")
+    raise InputError(f"a fault's site is {', '.join(_SITES)}, not {site!r}")
 
 
 def check_register_fault(config: AcceleratorConfig, fault: RegisterFault) -> None:
@@ -143,33 +180,6 @@ def written(
         half = 1 << (width - 1)
         word = (word ^ half) - half
     return word
-
-
-def corrupted(
-    config: AcceleratorConfig,
-    signed_in: bool,
-    value: np.ndarray,
-    place: tuple[str, int, int],
-    faults: Sequence[RegisterFault],
-    hits: np.ndarray,
-) -> np.ndarray:
-    """Return what a register holds under the faults at its place, int64 as `value`.
-
-    Args:
-        config: the accelerator.
-        signed_in: how activation codes are read.
-        value: (B,) right values, one for each beat.
-        place: (register, row, col).
-        faults: the faults, at any place.
-        hits: bool (faults, B), which beats each one meets.
-    """
-    for fault, hit in zip(faults, hits, strict=True):
-        if (fault.register, fault.row, fault.col) == place:
-            width = register_slice(config, *place).bits
-            signed = signed_in if fault.register in ("skew", "pe_activation") else True
-            wrong = written(value, width, signed, mask_of(fault.bits), fault.kind)
-            value = np.where(hit, wrong, value)
-    return value
 
 
 def _check_kind(kind: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What register faults do to the sums of an output-stationary tile; part of `tile_faults`."""
+"""What register faults do to the sums of output-stationary tiles; part of `tile_faults`."""
 
 from __future__ import annotations
 
@@ -7,52 +7,46 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from faultinj.faults import RegisterFault, corrupted
+from faultinj.faults import RegisterFault
+from faultinj.register_times import beats_met
+from faultinj.tile_part import Corruption, TilePart
 from hdl.config import AcceleratorConfig
-from hdl.tile import TileJob, wrap
+from hdl.tile import wrap
 
 
-def correct_sums(
-    config: AcceleratorConfig,
-    job: TileJob,
-    acts: np.ndarray,
-    faults: Sequence[RegisterFault],
-    hits: np.ndarray,
-    acc: np.ndarray,
-) -> None:
-    """Put the sums that faulty registers lead to in place of the right ones.
-
-    Args:
-        config: the accelerator.
-        job: the output tile.
-        acts: its codes behind the input check, (M, K).
-        faults: the faults.
-        hits: bool (faults, K), which beats each one meets.
-        acc: int64 (M, cols), the sums; changed in place.
-    """
-
-    def corrupt(value: np.ndarray, register: str, row: int, col: int) -> np.ndarray:
-        return corrupted(config, job.signed_in, value, (register, row, col), faults, hits)
-
-    for row, col in _reached(config, job.m, faults):
-        code = acts[row]
+def faulty_sums(
+    config: AcceleratorConfig, part: TilePart, faults: Sequence[RegisterFault]
+) -> np.ndarray:
+    """Return the sums over all K that reach the output ring, int64 (rows, columns)."""
+    corruption = Corruption(config, part.signed_in, faults)
+    count = part.k_tiles(config)
+    one = np.zeros(1, dtype=np.int64)
+    hits = [beats_met(config, part.m, count, one, fault)[:, 0] for fault in faults]
+    acc = (part.acts.astype(np.float64) @ part.weights.astype(np.float64)).astype(np.int64)
+    spread = [hit[:, None] for hit in hits]
+    for row, col in _reached(config, part, faults):
+        rows, columns = np.flatnonzero(part.index == row), np.flatnonzero(part.cols == col)
+        code = part.acts[rows]
         for stage in range(row + 1):
-            code = corrupt(code, "skew", row, stage)
+            code = corruption.applied(code, "skew", row, stage, hits)
         for left in range(col + 1):
-            code = corrupt(code, "pe_activation", row, left)
-        weight = job.weights[:, col]
+            code = corruption.applied(code, "pe_activation", row, left, hits)
+        weight = part.weights[:, columns]
         for stage in range(col + 1):
-            weight = corrupt(weight, "weight_skew", stage, col)
-        for above in range(row + 1):
-            weight = corrupt(weight, "pe_weight", above, col)
-        product = corrupt(code * weight, "product", row, col)
-        acc[row, col] = _accumulated(config, product, row, col, faults, hits)
+            weight = corruption.applied(weight, "weight_skew", stage, col, spread)
+        for upper in range(row + 1):
+            weight = corruption.applied(weight, "pe_weight", upper, col, spread)
+        product = code[:, :, None] * weight
+        product = corruption.applied(product, "product", row, col, spread)
+        acc[np.ix_(rows, columns)] = _accumulated(config, corruption, product, row, col, hits)
+    return acc
 
 
 def _reached(
-    config: AcceleratorConfig, m: int, faults: Sequence[RegisterFault]
+    config: AcceleratorConfig, part: TilePart, faults: Sequence[RegisterFault]
 ) -> list[tuple[int, int]]:
-    """Return the PEs of rows below M whose sums a fault can change."""
+    """Return the PEs whose sums a fault can change, of those that the part has."""
+    present = (set(part.index.tolist()), set(part.cols.tolist()))
     places: set[tuple[int, int]] = set()
     for fault in faults:
         rows, cols = range(fault.row, fault.row + 1), range(fault.col, fault.col + 1)
@@ -60,26 +54,41 @@ def _reached(
             cols = range(0 if fault.register == "skew" else fault.col, config.cols)
         elif fault.register in ("weight_skew", "pe_weight"):
             rows = range(0 if fault.register == "weight_skew" else fault.row, config.rows)
-        places |= {(row, col) for row in rows for col in cols if row < m}
+        places |= {(r, c) for r in rows for c in cols if r in present[0] and c in present[1]}
     return sorted(places)
 
 
 def _accumulated(
     config: AcceleratorConfig,
+    corruption: Corruption,
     product: np.ndarray,
     row: int,
     col: int,
-    faults: Sequence[RegisterFault],
-    hits: np.ndarray,
-) -> int:
-    """Return what PE(row, col) adds up from its products, int64 (K,)."""
-    place, bits = ("accumulator", row, col), config.acc_bits
-    own = np.array([(f.register, f.row, f.col) == place for f in faults], dtype=bool)
-    sums = np.cumsum(product)
+    hits: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Return what PE(row, col) adds up from its products, int64 (rows, K, n) -> (rows, n)."""
+    bits = config.acc_bits
+    own = corruption.at("accumulator", row, col)
+    sums = np.cumsum(product, axis=1)
     # A changed sum is carried on to all that follow.
-    carried = np.int64(0)
-    for k in np.flatnonzero(hits[own].any(axis=0)):
-        right = wrap(sums[k : k + 1] + carried, bits)
-        wrong = corrupted(config, True, right, place, faults, hits[:, k : k + 1])
-        carried += (wrong - right)[0]
-    return int(wrap(sums[-1] + carried, bits))
+    carried = np.zeros_like(sums[:, 0])
+    met = np.array([hits[i] for i in own], dtype=bool).reshape(len(own), sums.shape[1])
+    for k in np.flatnonzero(met.any(axis=0)):
+        right = wrap(sums[:, k] + carried, bits)
+        now = [np.asarray(hit[k]) for hit in hits]
+        carried += corruption.applied(right, "accumulator", row, col, now) - right
+    return wrap(sums[:, -1] + carried, bits)
+
+
+def touched(
+    config: AcceleratorConfig, part: TilePart, fault: RegisterFault
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows and which columns of a part a fault can change, as boolean masks."""
+    one = np.zeros(1, dtype=np.int64)
+    met = beats_met(config, part.m, part.k_tiles(config), one, fault).any()
+    rows, cols = part.index == fault.row, part.cols == fault.col
+    if fault.register in ("weight_skew", "pe_weight"):
+        rows = part.index >= (0 if fault.register == "weight_skew" else fault.row)
+    if fault.register in ("skew", "pe_activation"):
+        cols = part.cols >= (0 if fault.register == "skew" else fault.col)
+    return rows & met, cols

@@ -255,7 +255,7 @@ def checked_input(
         return codes.clamp(lo, hi)
     violated = (codes < lo) | (codes > hi)
     if violations is not None:
-        reads = _times_read(node, codes.shape[2], codes.shape[3]).to(codes.device)
+        reads = times_read(node, codes.shape[2], codes.shape[3]).to(codes.device)
         tiles = -(-(len(node.bias) // node.groups) // cols)
         violations += tiles * (violated.sum(dim=1) * reads).sum(dim=(1, 2))
     if protection.kind == "clip":
@@ -288,7 +288,7 @@ def _saturate(
     return (out.masked_fill_(violated, 0) if protection.kind == "zero" else out).to(dtype)
 
 
-def _times_read(node: Gemm, height: int, width: int) -> Tensor:
+def times_read(node: Gemm, height: int, width: int) -> Tensor:
     """Return how many windows read each pixel, int64 (H, W)."""
     rows, cols = engine.output_size(node, height, width)
     counts = []

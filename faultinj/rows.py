@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faultinj.faults import Fault, from_json, to_json
-from faultinj.restart import site_of
+from faultinj.faults import Fault, from_json, site_of, to_json
 from trilat.errors import InputError
 from trilat.files import replacing
 

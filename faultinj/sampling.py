@@ -10,15 +10,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from faultinj.faults import KINDS, REGISTERS, Fault, MemoryFault, RegisterFault
+from faultinj.faults import KINDS, REGISTERS, Fault, MemoryFault, RegisterFault, WeightFault
 from faultinj.lowering import gemm_shape
+from faultinj.register_times import first_cycle, idle_start
 from faultinj.sequential import SPENDINGS, look_sizes, spend
 from faultinj.storage import stored_activations
 from faultinj.strata import allocate
-from faultinj.tile_faults import first_cycle
 from hdl.config import AcceleratorConfig
-from hdl.registers import register_slice
-from hdl.schedule import k_tile_period, output_tiles
+from hdl.registers import (
+    LANE_CLASSES,
+    register_classes,
+    register_places,
+    register_slice,
+)
+from hdl.schedule import k_tile_period, output_tiles, tile_cycles
 from quant.network import IntegerNetwork
 from trilat.errors import InputError, unknown_name
 
@@ -26,7 +31,11 @@ _CLASSES = tuple(dict.fromkeys(name for names in REGISTERS.values() for name in 
 # Where faults can be: memories, one class of registers, or all of the array's classes.
 SITES = ("activations", "weights", "registers", *_CLASSES)
 # What `faultinj.campaign.inject` computes; the rest is refused in one line.
-ENGINE = {"activations": KINDS, "pe_activation": ("flip",)}
+ENGINE = {
+    "activations": KINDS,
+    "weights": KINDS,
+    **{name: KINDS if name != "ring" else ("flip",) for name in _CLASSES},
+}
 STRATA = ("layer", "bit")
 ALLOCATIONS = ("proportional", "equal")
 # The most experiments of one campaign, exhaustive or not.
@@ -133,7 +142,8 @@ class Population:
     """All single faults of one inference, numbered 0..size - 1, block after block.
 
     A register counts the cycles of an output tile from the one in which it holds the tile's first
-    operand: k_tiles times the period of a K tile.
+    operand: k_tiles times the period of a K tile. Words, parameters and weights on their way count
+    all cycles of a tile alone, from its first parameter word on. Permanent faults have no time.
 
     Attributes:
         site, kind, burst: as in `FaultModel`.
@@ -177,18 +187,24 @@ class Sample:
     looks: tuple[int, ...]
 
 
-def check_supported(site: str, kind: str, dataflow: str) -> None:
-    """Raise InputError where the engine does not compute such faults."""
-    wanted = REGISTERS[dataflow] if site == "registers" else (site,)
-    for name in wanted:
-        if name in _CLASSES and name not in REGISTERS[dataflow]:
-            accepted = ["activations", "weights", "registers", *REGISTERS[dataflow]]
-            raise unknown_name(f"site of an array with dataflow {dataflow}", name, accepted)
-        if kind not in ENGINE.get(name, ()):
-            able = "; ".join(f"{n}: {', '.join(kinds)}" for n, kinds in ENGINE.items())
-            raise InputError(
-                f"the engine does not compute {kind} faults of {name} (it does {able})"
-            )
+def check_supported(config: AcceleratorConfig, site: str, kind: str) -> None:
+    """Raise InputError where the array has no such site, or the engine no such faults."""
+    present = register_classes(config)
+    if site in _CLASSES and site not in present:
+        accepted = ["activations", "weights", "registers", *_names(config, kind, "registers")]
+        raise unknown_name(f"site of an array with dataflow {config.dataflow}", site, accepted)
+    if site != "registers" and kind not in ENGINE[site]:
+        raise InputError(
+            f"the engine does not compute {kind} faults of {site}: {', '.join(ENGINE[site])} alone"
+        )
+
+
+def _names(config: AcceleratorConfig, kind: str, site: str) -> list[str]:
+    """Return the register classes of a site: all that the array has and the engine computes."""
+    if site != "registers":
+        return [site]
+    present = register_classes(config)
+    return [n for n in REGISTERS[config.dataflow] if n in present and kind in ENGINE[n]]
 
 
 def population_of(
@@ -207,12 +223,14 @@ def population_of(
     """
     if site not in SITES:
         raise unknown_name("fault site", site, list(SITES))
-    check_supported(site, kind, config.dataflow)
+    check_supported(config, site, kind)
     if site == "activations":
         blocks, bits = _memory_blocks(network, burst)
+    elif site == "weights":
+        blocks, bits = _weight_blocks(network, burst)
     else:
-        names = REGISTERS[config.dataflow] if site == "registers" else (site,)
-        blocks, bits = _register_blocks(network, config, names, burst)
+        names = _names(config, kind, site)
+        blocks, bits = _register_blocks(network, config, names, burst, permanent=kind != "flip")
     starts = np.cumsum([0, *(block.rounds * len(block.bits) for block in blocks)], dtype=np.int64)
     if not starts[-1]:
         raise InputError(f"no word of {site} has {burst} adjacent bits")
@@ -239,23 +257,55 @@ def _memory_blocks(network: IntegerNetwork, burst: int) -> tuple[list[Block], in
     return blocks, storage.total_bits
 
 
+def _weight_blocks(network: IntegerNetwork, burst: int) -> tuple[list[Block], int]:
+    bits = np.arange(max(0, network.weight_bits - burst + 1))
+    none = np.full(len(bits), -1)
+    sizes = {node.name: node.weight.size for node in network.gemms()}
+    blocks = [
+        Block(layer=name, tile=-1, register="", m=0, rounds=n, rows=none, cols=none, bits=bits)
+        for name, n in sizes.items()
+    ]
+    return blocks, sum(sizes.values()) * network.weight_bits
+
+
 def _register_blocks(
-    network: IntegerNetwork, config: AcceleratorConfig, names: Sequence[str], burst: int
+    network: IntegerNetwork,
+    config: AcceleratorConfig,
+    names: Sequence[str],
+    burst: int,
+    *,
+    permanent: bool,
 ) -> tuple[list[Block], int]:
-    places = {name: register_places(config, name) for name in names}
+    places = {
+        name: [
+            (row, col, register_slice(config, name, row, col).bits)
+            for row, col in register_places(config, name)
+        ]
+        for name in names
+    }
     slots = {
         name: np.array(
             [(r, c, b) for r, c, width in several for b in range(width - burst + 1)], dtype=np.int64
         ).reshape(-1, 3)
         for name, several in places.items()
     }
+    total = sum(width for several in places.values() for _, _, width in several)
     blocks = []
-    for node in network.gemms():
+    for name in names if permanent else ():
+        rows, cols, bits = slots[name].T
+        blocks.append(
+            Block(layer="", tile=-1, register=name, m=0, rounds=1, rows=rows, cols=cols, bits=bits)
+        )
+    for node in () if permanent else network.gemms():
         for index, tile in enumerate(output_tiles(config, gemm_shape(network, node))):
             m = tile.m1 - tile.m0
             for name in names:
                 rows, cols, bits = slots[name].T
-                rounds = tile.k_tiles * k_tile_period(config, m)
+                if _whole_tile(config, name):
+                    rounds = tile_cycles(config, m=m, k_tiles=tile.k_tiles, raw=node.output is None)
+                    rounds += idle_start(config) - 1
+                else:
+                    rounds = tile.k_tiles * k_tile_period(config, m)
                 blocks.append(
                     Block(
                         layer=node.name,
@@ -268,19 +318,13 @@ def _register_blocks(
                         bits=bits,
                     )
                 )
-    return blocks, sum(width for several in places.values() for _, _, width in several)
+    return blocks, total
 
 
-def register_places(config: AcceleratorConfig, name: str) -> list[tuple[int, int, int]]:
-    """Return (row, col, width in bits) of every register of a class, row by row."""
-    found = []
-    side = max(config.rows, config.cols)
-    for row, col in itertools.product(range(side), range(side)):
-        try:
-            found.append((row, col, register_slice(config, name, row, col).bits))
-        except InputError:
-            continue  # this class has no register there
-    return found
+def _whole_tile(config: AcceleratorConfig, name: str) -> bool:
+    """Return whether a class holds words, parameters or weights on their way, not beats."""
+    loading = name in ("weight_loading", "weight_skew") and not config.is_os
+    return loading or name in LANE_CLASSES[config.dataflow]
 
 
 def population_size(population: Population, images: int, multiplicity: int) -> int:
@@ -295,21 +339,30 @@ def fault_at(population: Population, image: int, number: int) -> Fault:
     turn, slot = divmod(number - int(population.starts[index]), len(block.bits))
     low = int(block.bits[slot])
     bits = tuple(range(low, low + population.burst))
+    if population.site == "weights":
+        return WeightFault(
+            layer=block.layer, image=image, element=turn, bits=bits, kind=population.kind
+        )
     if not block.register:
         return MemoryFault(
             tensor=block.layer, image=image, element=turn, bits=bits, kind=population.kind
         )
+    permanent = not block.layer
     fault = RegisterFault(
-        layer=block.layer,
+        layer=None if permanent else block.layer,
         image=image,
-        tile=block.tile,
+        tile=None if permanent else block.tile,
         register=block.register,
         row=int(block.rows[slot]),
         col=int(block.cols[slot]),
         bits=bits,
-        cycle=0,
+        cycle=None if permanent else 0,
         kind=population.kind,
     )
+    if permanent:
+        return fault
+    if _whole_tile(population.config, block.register):
+        return replace(fault, cycle=turn + 1 - idle_start(population.config))
     return replace(fault, cycle=turn + first_cycle(population.config, block.m, fault))
 
 

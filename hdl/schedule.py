@@ -169,7 +169,7 @@ def stream_bytes(config: AcceleratorConfig, gemm: GemmShape) -> dict[str, int]:
     rows = blocks * gemm.m
     out_beat = -(-config.cols * config.act_bits // 8)
     return {
-        "s_axis_param": tiles * _param_words(config) * 4,
+        "s_axis_param": tiles * param_word_count(config) * 4,
         "s_axis_weight": tiles
         * k_tiles
         * config.k_step
@@ -211,14 +211,15 @@ def _issue_latency(config: AcceleratorConfig) -> int:
     return config.rows + config.col_groups + 4
 
 
-def _param_words(config: AcceleratorConfig) -> int:
+def param_word_count(config: AcceleratorConfig) -> int:
+    """Return the words of an output tile on `s_axis_param`."""
     layout = parameter_words(config)
     return len(layout.header) + config.cols * len(layout.column)
 
 
 def _start(config: AcceleratorConfig) -> _State:
     """Return the state after reset; cycle 0 accepts the first parameter word and weight beat."""
-    words = _param_words(config)
+    words = param_word_count(config)
     never = -(1 << 20)
     return _State(
         accept=max(0 if config.is_os else config.rows, words) + 1,
@@ -238,7 +239,7 @@ def _after_tile(
     # Words of the tile after this one follow when all parameters of this one have been taken:
     # two cycles behind its last word, or when the tile before leaves the requantizer.
     taken = max(state.params + 2, state.drained + _LIMITS_STAGE + multiply_stages(config))
-    params = taken + 1 + _param_words(config)
+    params = taken + 1 + param_word_count(config)
     return _State(
         accept=max(accept + k_tiles * period, params + 2),
         ends=last_k_tile + (m if config.is_os else 0),

@@ -369,6 +369,15 @@ def _part_sums(node: Gemm, codes: Tensor, prepared: _Prepared) -> Iterator[Tenso
         bias = None
 
 
+def exact_conv2d(image: Tensor, weight: Tensor, node: Gemm, *, groups: int) -> Tensor:
+    """Return a convolution of integers in floats with a node's stride, padding and dilation.
+
+    Exact where every sum of magnitudes is below 2**24 (float32) or 2**53 (float64).
+    """
+    with _exact_kernels():
+        return F.conv2d(image, weight, None, node.stride, node.padding, node.dilation, groups)
+
+
 @contextlib.contextmanager
 def _exact_kernels() -> Iterator[None]:
     # NNPACK and cuDNN may choose Winograd or TF32, which are not exact.

@@ -281,9 +281,9 @@ def test_bad_experiments():
     network, config, codes, labels, _ = design("plain", "none")
     assert isinstance(network.gemms()[0], Gemm)
     fault = RegisterFault(
-        layer="conv1", image=0, tile=0, register="psum", row=0, col=0, bits=(0,), cycle=4
+        layer="conv1", image=0, tile=0, register="psum", row=3, col=0, bits=(0,), cycle=4
     )
-    with pytest.raises(InputError, match="campaigns flip PE activation registers, not psum"):
+    with pytest.raises(InputError, match="no psum register at row 3, column 0"):
         inject(network, config, codes, labels, [(fault,)])
     with pytest.raises(InputError, match=r"images are 0\.\.4; a fault names 5"):
         inject(

@@ -12,7 +12,7 @@ import pytest
 from integer_networks import plain_network
 
 from faultinj.compare import main as compare
-from faultinj.faults import MemoryFault, RegisterFault, to_json
+from faultinj.faults import MemoryFault, RegisterFault, WeightFault, to_json
 from faultinj.run import main
 
 
@@ -113,7 +113,7 @@ def test_two_designs_on_one_list(network_file, tmp_path, capsys):
     "flags,message",
     [
         (["--site", "activation"], "unknown fault site 'activation'; did you mean activations"),
-        (["--site", "weights"], "the engine does not compute flip faults of weights"),
+        (["--site", "ring", "--kind", "stuck0"], "does not compute stuck0 faults of ring"),
         (["--site", "psum", "--dataflow", "os"], "unknown site of an array with dataflow os"),
         (["--kind", "flop"], "unknown kind of fault 'flop'; did you mean flip"),
         (["--burst", "9"], "no word of activations has 9 adjacent bits"),
@@ -170,10 +170,12 @@ MEMORY = {"tensor": "conv1", "image": 0, "element": 0, "bits": (0,)}
         (RegisterFault(**REGISTER | {"row": 4}), "no pe_activation register at row 4, column 0"),
         (RegisterFault(**REGISTER | {"col": 8}), "no pe_activation register at row 0, column 8"),
         (RegisterFault(**REGISTER | {"bits": (8,)}), "pe_activation has bits 0..7, not (8,)"),
-        (RegisterFault(**REGISTER | {"cycle": 9999}), "output tile 0 of conv1 has cycles 0.."),
-        (RegisterFault(**REGISTER | {"cycle": -1}), "output tile 0 of conv1 has cycles 0.."),
+        (RegisterFault(**REGISTER | {"cycle": 9999}), "output tile 0 of conv1 has cycles -18.."),
+        (RegisterFault(**REGISTER | {"cycle": -99}), "output tile 0 of conv1 has cycles -18.."),
         (RegisterFault(**REGISTER | {"tile": 1}), "conv1 has output tiles 0..0, not 1"),
         (RegisterFault(**REGISTER | {"layer": "conv9"}), "the network has no layer 'conv9'"),
+        (WeightFault(layer="fc1", image=0, element=384, bits=(0,)), "fc1 has weights 0..383"),
+        (WeightFault(layer="fc1", image=0, element=0, bits=(8,)), "a stored weight has bits 0..7"),
         (RegisterFault(**REGISTER | {"register": "accumulator"}), "dataflow ws has no accumulator"),
         (MemoryFault(**MEMORY | {"tensor": "fc2"}), "no stored tensor 'fc2' (there are: input"),
         (MemoryFault(**MEMORY | {"element": 384}), "conv1 has elements 0..383, not 384"),

@@ -189,6 +189,31 @@ def test_a_look_stops_the_campaign():
     assert one_flip(result) == {o: sum(r.outcome == o for r in records) for o in OUTCOMES}
 
 
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+@pytest.mark.parametrize("site,kind", [("weights", "flip"), ("weights", "stuck1"),
+                                       ("registers", "flip"), ("registers", "stuck0")])  # fmt: skip
+def test_every_site_has_a_campaign(dataflow, site, kind, tmp_path):
+    network, config, codes, labels = setting(dataflow=dataflow)
+    model = FaultModel(site=site, kind=kind)
+    population = population_of(network, config, site, kind=kind)
+    result = run_campaign(
+        network, config, codes, labels, model=model, plan=Plan(faults=200),
+        output=tmp_path / "rows.parquet",
+    )  # fmt: skip
+    assert result.n == 200 and result.population == 3 * population.size
+    listed = read_faults(tmp_path / "rows.parquet")
+    again = run_campaign(network, config, codes, labels, model=model, plan=Plan(faults=200),
+                         replay=listed)  # fmt: skip
+    assert one_flip(again) == one_flip(result)
+    if site == "weights":
+        bits = sum(node.weight.size for node in network.gemms()) * network.weight_bits
+        assert population.size == result.bits == bits
+    else:
+        assert len(result.by_register) > 5
+        if kind == "stuck0":
+            assert [row["layer"] for row in result.by_layer] == ["*"]
+
+
 def test_bursts_hit_neighbours():
     network, config, *_ = setting()
     model = FaultModel(site="activations", burst=3, kind="stuck1")
@@ -340,10 +365,9 @@ def test_bad_models_and_plans(make, message):
 def test_what_the_engine_does_not_compute_is_refused():
     network, config, codes, labels = setting()
     for site, kind, message in (
-        ("weights", "flip", "the engine does not compute flip faults of weights"),
-        ("pe_activation", "stuck0", "the engine does not compute stuck0 faults of pe_activation"),
-        ("registers", "stuck1", "the engine does not compute stuck1 faults of"),
+        ("ring", "stuck0", "the engine does not compute stuck0 faults of ring: flip alone"),
         ("accumulator", "flip", "unknown site of an array with dataflow ws 'accumulator'"),
+        ("hi_is_bound", "flip", "unknown site of an array with dataflow ws 'hi_is_bound'"),
     ):
         model = FaultModel(site=site, kind=kind)
         with pytest.raises(InputError, match=message):

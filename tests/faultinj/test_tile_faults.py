@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from clocked_array import as_word, clocked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,135 +21,10 @@ from faultinj.faults import (
 )
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
-from hdl.registers import register_slice
+from hdl.registers import register_classes, register_places, register_slice
 from hdl.schedule import k_tile_period
-from hdl.tile import TileJob, check_input, finish, reference_output
+from hdl.tile import TileJob, check_input, reference_output
 from trilat.errors import InputError
-
-
-def as_word(value: int, width: int, signed: bool) -> int:
-    value &= (1 << width) - 1
-    return value - (1 << width) if signed and value >> (width - 1) else value
-
-
-def clocked(config: AcceleratorConfig, job: TileJob, faults) -> tuple[np.ndarray, np.ndarray]:
-    """The array, cycle by cycle, as a table of registers that all load at once."""
-    rows, cols, m = config.rows, config.cols, job.m
-    tiles = job.acts.shape[1] // rows
-    period = k_tile_period(config, m)
-    acts, _ = check_input(config, job)
-    skew = [[0] * (r + 1) for r in range(rows)]
-    act = [[0] * cols for _ in range(rows)]
-    active = [[0] * cols for _ in range(rows)]
-    product = [[0] * cols for _ in range(rows)]
-    psum = [[0] * cols for _ in range(rows)]
-    deskew = [[0] * (cols - 1 - c) for c in range(cols)]
-    acc = np.zeros((m, cols), dtype=np.int64)
-    beat_of = {k * period + b: (k, b) for k in range(tiles) for b in range(m)}
-
-    def registers(fault):
-        if fault.register == "skew":
-            return skew[fault.row], fault.col
-        if fault.register == "deskew":
-            return deskew[fault.col], fault.row
-        table = {"pe_activation": act, "product": product, "psum": psum, "weight_active": active}
-        return table[fault.register][fault.row], fault.col
-
-    for cycle in range(-5, tiles * period + 2 * (rows + cols) + 8):
-        for fault in faults:
-            if fault.kind == "flip" and fault.cycle != cycle:
-                continue
-            place, index = registers(fault)
-            width = register_slice(config, fault.register, fault.row, fault.col).bits
-            signed = job.signed_in or fault.register not in ("skew", "pe_activation")
-            mask = sum(1 << b for b in fault.bits)
-            old = place[index]
-            new = {"flip": old ^ mask, "stuck1": old | mask, "stuck0": old & ~mask}[fault.kind]
-            place[index] = as_word(new, width, signed)
-        # Columns of a beat are aligned in the cycle in which the lanes take it.
-        done = beat_of.get(cycle - (rows + cols + 2))
-        if done:
-            for c in range(cols):
-                acc[done[1], c] += deskew[c][-1] if deskew[c] else psum[-1][c]
-        entering = beat_of.get(cycle)
-        codes = [
-            int(acts[entering[1], entering[0] * rows + r]) if entering else 0 for r in range(rows)
-        ]
-        new_skew = [[codes[r], *skew[r][:-1]] for r in range(rows)]
-        new_act = [[skew[r][r], *act[r][:-1]] for r in range(rows)]
-        new_product = [[act[r][c] * active[r][c] for c in range(cols)] for r in range(rows)]
-        new_psum = [
-            [
-                as_word((psum[r - 1][c] if r else 0) + product[r][c], config.psum_bits(r), True)
-                for c in range(cols)
-            ]
-            for r in range(rows)
-        ]
-        new_deskew = [[psum[-1][c], *deskew[c][:-1]] if deskew[c] else [] for c in range(cols)]
-        for r in range(rows):
-            for c in range(cols):
-                arriving = beat_of.get(cycle - (r + c + 1))
-                if arriving and arriving[1] == 0:
-                    active[r][c] = int(job.weights[arriving[0] * rows + r, c])
-        skew, act, product, psum, deskew = new_skew, new_act, new_product, new_psum, new_deskew
-    return finish(config, job, acc)
-
-
-def clocked_os(config: AcceleratorConfig, job: TileJob, faults) -> tuple[np.ndarray, np.ndarray]:
-    """The output-stationary array, cycle by cycle; a sum is read one cycle after its last beat."""
-    rows, cols, count = config.rows, config.cols, job.acts.shape[1]
-    acts = np.zeros((rows, count), dtype=np.int64)
-    acts[: job.m] = check_input(config, job)[0]
-    skew = [[0] * (r + 1) for r in range(rows)]
-    weight_skew = [[0] * (c + 1) for c in range(cols)]
-    act = [[0] * cols for _ in range(rows)]
-    weight = [[0] * cols for _ in range(rows)]
-    product = [[0] * cols for _ in range(rows)]
-    sums = [[0] * cols for _ in range(rows)]
-    read = np.zeros((rows, cols), dtype=np.int64)
-
-    def register(fault):
-        if fault.register == "skew":
-            return skew[fault.row], fault.col
-        if fault.register == "weight_skew":
-            return weight_skew[fault.col], fault.row
-        table = {"pe_activation": act, "pe_weight": weight, "product": product}
-        return table.get(fault.register, sums)[fault.row], fault.col
-
-    for cycle in range(-5, count + rows + cols + 8):
-        for fault in faults:
-            if fault.kind == "flip" and fault.cycle != cycle:
-                continue
-            place, index = register(fault)
-            width = register_slice(config, fault.register, fault.row, fault.col).bits
-            signed = job.signed_in or fault.register not in ("skew", "pe_activation")
-            mask = sum(1 << b for b in fault.bits)
-            old = place[index]
-            new = {"flip": old ^ mask, "stuck1": old | mask, "stuck0": old & ~mask}[fault.kind]
-            place[index] = as_word(new, width, signed)
-        entering = 0 <= cycle < count
-        next_sums = [row.copy() for row in sums]
-        for r in range(rows):
-            for c in range(cols):
-                if cycle == count - 1 + r + c + 4:
-                    read[r, c] = sums[r][c]
-                arriving = cycle - (r + c + 3)
-                if 0 <= arriving < count:
-                    before = sums[r][c] if arriving else 0
-                    next_sums[r][c] = as_word(before + product[r][c], config.acc_bits, True)
-        product = [[act[r][c] * weight[r][c] for c in range(cols)] for r in range(rows)]
-        act = [[skew[r][r], *act[r][:-1]] for r in range(rows)]
-        weight = [
-            [weight_skew[c][c] if r == 0 else weight[r - 1][c] for c in range(cols)]
-            for r in range(rows)
-        ]
-        skew = [[int(acts[r, cycle]) if entering else 0, *skew[r][:-1]] for r in range(rows)]
-        weight_skew = [
-            [int(job.weights[cycle, c]) if entering else 0, *weight_skew[c][:-1]]
-            for c in range(cols)
-        ]
-        sums = next_sums
-    return finish(config, job, read[: job.m])
 
 
 def random_job(config: AcceleratorConfig, m: int, tiles: int, seed: int, *, raw=False) -> TileJob:
@@ -174,18 +52,18 @@ def random_job(config: AcceleratorConfig, m: int, tiles: int, seed: int, *, raw=
 
 
 def sites(config: AcceleratorConfig, register: str) -> list[tuple[int, int]]:
-    if register == "skew":
-        return [(r, s) for r in range(config.rows) for s in range(r + 1)]
-    if register == "deskew":
-        return [(s, c) for c in range(config.cols) for s in range(config.cols - 1 - c)]
-    if register == "weight_skew":
-        return [(s, c) for c in range(config.cols) for s in range(c + 1)]
-    return [(r, c) for r in range(config.rows) for c in range(config.cols)]
+    places = register_places(config, register)
+    if register == "ring":  # a tile alone fills the first words
+        return [(row, col) for row, col in places if row < 4]
+    return [(row, col) for row, col in places if row < max(config.rows, config.cols, 4)]
+
+
+def registers_of(config: AcceleratorConfig) -> list[str]:
+    return [r for r in register_classes(config) if r in REGISTERS[config.dataflow]]
 
 
 def assert_predicted(config, job, faults) -> bool:
-    model = clocked_os if config.is_os else clocked
-    rows, violations = model(config, job, faults)
+    rows, violations = clocked(config, job, check_input(config, job)[0], faults)
     got = predict(config, job, faults)
     np.testing.assert_array_equal(got.rows, rows, err_msg=str(faults))
     assert got.violations_out == violations, faults
@@ -195,29 +73,59 @@ def assert_predicted(config, job, faults) -> bool:
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "os"])
-@pytest.mark.parametrize("rows,cols", [(1, 1), (2, 3), (3, 2), (1, 4)])
-@pytest.mark.parametrize("m,tiles", [(1, 2), (4, 2)])
-def test_every_register_in_every_cycle(dataflow, rows, cols, m, tiles):
+@pytest.mark.parametrize("rows,cols,pack", [(1, 1, 1), (2, 3, 1), (3, 2, 1), (2, 4, 2)])
+@pytest.mark.parametrize("m,tiles,raw", [(1, 2, True), (4, 2, True), (3, 3, False)])
+def test_every_register_in_drawn_cycles(dataflow, rows, cols, pack, m, tiles, raw):
+    if dataflow == "os" and pack > 1:
+        pytest.skip("output-stationary arrays share no multipliers")
     config = AcceleratorConfig(
-        dataflow=dataflow, rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=8
-    )
+        dataflow=dataflow, rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=9,
+        dsp_pack=pack, mult="dsp" if pack > 1 else "auto", psum_depth=5, protect="zero",
+    )  # fmt: skip
     if config.is_os:
         m, tiles = min(m, rows), tiles * 3
-    job = random_job(config, m, tiles, seed=rows + 10 * m, raw=True)
-    seen = {register: [0, 0] for register in REGISTERS[config.dataflow]}
-    for register in REGISTERS[config.dataflow]:
+    job = random_job(config, m, tiles, seed=rows + 10 * m, raw=raw)
+    seen = {register: [0, 0] for register in registers_of(config)}
+    start, rng = -max(rows, 2 + 2 * cols) - 1, np.random.default_rng(rows)
+    for register in seen:
         for row, col in sites(config, register):
             width = register_slice(config, register, row, col).bits
-            for cycle in range(-2, tiles * k_tile_period(config, m) + rows + cols + 6):
-                bit = (cycle + 2) % width
+            end = tiles * k_tile_period(config, m) + rows + cols + m * config.raw_beats + 12
+            for cycle in rng.choice(np.arange(start, end), 4, replace=False).tolist():
                 fault = RegisterFault(
-                    layer="l", image=0, tile=0, register=register, row=row, col=col, bits=(bit,),
-                    cycle=cycle,
+                    layer="l", image=0, tile=0, register=register, row=row, col=col,
+                    bits=(cycle % width,), cycle=cycle,
                 )  # fmt: skip
                 seen[register][assert_predicted(config, job, [fault])] += 1
-    for register, (masked, corrupting) in seen.items():
-        if sites(config, register):
-            assert masked and corrupting, register
+    assert all(masked for masked, _ in seen.values())
+    assert sum(corrupting for _, corrupting in seen.values()) > 0
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_every_class_corrupts_in_some_cycle(dataflow):
+    config = AcceleratorConfig(
+        dataflow=dataflow, rows=2, cols=2, act_bits=4, weight_bits=4, max_k=9, psum_depth=3,
+        protect="zero",
+    )  # fmt: skip
+    job = replace(
+        random_job(config, 2, 4 if config.is_os else 2, seed=1), shift=np.ones(2, np.int64),
+        lo=np.full(2, -8), hi=np.full(2, 7), hi_is_bound=np.ones(2, bool), signed_out=True,
+        lo_is_bound=np.zeros(2, bool),
+    )  # fmt: skip
+    for register in registers_of(config):
+        if register == "deskew":
+            row, col = 0, 0
+        else:
+            row, col = sites(config, register)[-1 if "skew" in register else 0]
+        width = register_slice(config, register, row, col).bits
+        counts = [0, 0]
+        for cycle in range(-9, 26):
+            fault = RegisterFault(
+                layer="l", image=0, tile=0, register=register, row=row, col=col,
+                bits=(width - 1,), cycle=cycle,
+            )  # fmt: skip
+            counts[assert_predicted(config, job, [fault])] += 1
+        assert all(counts) or (register.endswith("is_bound") and counts[0]), register
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -233,18 +141,19 @@ def test_several_faults_at_once(data, seed):
     m = data.draw(st.integers(1, min(6, config.max_m)))
     tiles = data.draw(st.integers(1, 12 if config.is_os else 3))
     job = random_job(config, m, tiles, seed, raw=data.draw(st.booleans()))
-    registers = [r for r in REGISTERS[config.dataflow] if sites(config, r)]
+    registers = [r for r in registers_of(config) if sites(config, r)]
     faults = []
     for _ in range(data.draw(st.integers(1, 4))):
         register = data.draw(st.sampled_from(registers))
         row, col = data.draw(st.sampled_from(sites(config, register)))
         width = register_slice(config, register, row, col).bits
-        kind = data.draw(st.sampled_from(["flip", "flip", "stuck0", "stuck1"]))
+        kinds = ["flip"] if register == "ring" else ["flip", "flip", "stuck0", "stuck1"]
+        kind = data.draw(st.sampled_from(kinds))
         faults.append(
             RegisterFault(
                 layer="l", image=0, tile=0, register=register, row=row, col=col, kind=kind,
                 bits=tuple(sorted(data.draw(st.sets(st.integers(0, width - 1), min_size=1)))),
-                cycle=data.draw(st.integers(0, 30)) if kind == "flip" else None,
+                cycle=data.draw(st.integers(-12, 30)) if kind == "flip" else None,
             )
         )  # fmt: skip
     flips = {}
