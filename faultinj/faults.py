@@ -142,7 +142,8 @@ def from_json(data: dict[str, Any]) -> Fault:
             return _SITES[site](**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"this is no fault: {error!r}") from None
-    raise InputError(f"a fault's site is {', '.join(_SITES)}, not {site!r}")
+    *names, last = _SITES
+    raise InputError(f"a fault's site is {', '.join(names)} or {last}, not {site!r}")
 
 
 def check_register_fault(config: AcceleratorConfig, fault: RegisterFault) -> None:

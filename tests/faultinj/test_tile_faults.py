@@ -215,7 +215,7 @@ def test_faults_are_json_and_bad_ones_are_named():
     ):
         with pytest.raises(InputError, match=message):
             predict(config, job, [RegisterFault(**(fault.__dict__ | change))])
-    with pytest.raises(InputError, match="site is memory or register, not 'disk'"):
+    with pytest.raises(InputError, match="site is memory, register or weight, not 'disk'"):
         from_json({"site": "disk", "bits": [1]})
     with pytest.raises(InputError, match="this is no fault"):
         from_json({"site": "memory", "bits": [1]})
