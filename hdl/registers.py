@@ -20,14 +20,17 @@ REGISTER_CLASSES = {
         "weight_loading",
         "weight_active",
         "skew",
+        "weight_skew",
         "deskew",
     ),
     "os": ("pe_activation", "pe_weight", "product", "accumulator", "skew", "weight_skew"),
 }
-# Words and parameters of the lanes.
+# Words and parameters of the lanes; of those, the present set and the one of the next tile.
+_PARAMETERS = ("bias", "shift", "lo", "hi", "lo_is_bound", "hi_is_bound")
+PARAMETER_CLASSES = (*_PARAMETERS, *(f"next_{name}" for name in _PARAMETERS))
 LANE_CLASSES = {
-    "ws": ("psum_buffer", "ring", "bias", "shift", "lo", "hi", "lo_is_bound", "hi_is_bound"),
-    "os": ("ring", "bias", "shift", "lo", "hi", "lo_is_bound", "hi_is_bound"),
+    "ws": ("psum_buffer", "ring", *PARAMETER_CLASSES),
+    "os": ("ring", *PARAMETER_CLASSES),
 }
 # Control bits: what a fault in one does is not predicted, but seen in the RTL alone.
 CONTROL_CLASSES = {
@@ -83,7 +86,7 @@ def register_classes(config: AcceleratorConfig) -> tuple[str, ...]:
     ]
     absent = {"deskew"} if config.col_groups == 1 else set()
     if not config.checks_output:
-        absent |= {"lo_is_bound", "hi_is_bound"}
+        absent |= {name for name in PARAMETER_CLASSES if name.endswith("is_bound")}
     return tuple(name for name in names if name not in absent)
 
 
@@ -135,9 +138,7 @@ def register_slice(
 
 def _check_class(config: AcceleratorConfig, register_class: str) -> None:
     accepted = list(register_classes(config))
-    if register_class not in (*accepted, "deskew") or (
-        register_class == "deskew" and config.is_os
-    ):
+    if register_class not in (*accepted, "deskew") or (register_class == "deskew" and config.is_os):
         raise unknown_name(f"register class of an array with dataflow {config.dataflow}",
                            register_class, accepted)  # fmt: skip
 
@@ -164,7 +165,7 @@ def _place(config: AcceleratorConfig, register_class: str, row: int, col: int) -
         name = f"row_{row}" if rows > 1 else "act"
         place = RegisterSlice(path=f"skew.{name}", low=col * bits, bits=bits)
     elif register_class == "weight_skew":
-        count, bits = (col + 1, cols), config.weight_bits
+        count, bits = (config.col_group(col) + 1, cols), config.weight_bits
         name = f"col_{col}" if cols > 1 else "weight"
         place = RegisterSlice(path=f"weight_skew.{name}", low=row * bits, bits=bits)
     else:
@@ -209,7 +210,7 @@ def _lane_place(config: AcceleratorConfig, register_class: str, row: int, col: i
         "shift": 5,
         "lo": config.act_bits,
         "hi": config.act_bits,
-    }.get(register_class, 1)
+    }.get(register_class.removeprefix("next_"), 1)
     place = RegisterSlice(path=f"lane_{col}.{register_class}", low=0, bits=bits)
     return _Place(count=(1, config.cols), slice=place)
 

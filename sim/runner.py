@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache as memoize
 from pathlib import Path
 from typing import Any
@@ -23,36 +22,16 @@ from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.tile import TileJob, TileOutput
 from sim.build import build_simulator
-from sim.streams import TileTiming, read_counters, read_outputs, read_timings, write_stimulus
+from sim.streams import (
+    RunResult,
+    SimulationError,
+    read_counters,
+    read_outputs,
+    read_timings,
+    write_stimulus,
+)
 from trilat.errors import InputError
 from trilat.files import write_json
-
-
-class SimulationError(RuntimeError):
-    """The simulator failed, or the accelerator hung; the message says where."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunResult:
-    """What a run of output tiles gave.
-
-    Attributes:
-        outputs: of every job, in order. The violation counts of a tile are exact where no other
-            tile was in flight; of tiles sent back to back only their sum is.
-        timings: cycles of every job, see TileTiming.
-        cycles: from the first accepted activation beat to the last output beat of the run.
-        seconds: wall-clock of the simulator process.
-    """
-
-    outputs: list[TileOutput]
-    timings: list[TileTiming]
-    cycles: int
-    seconds: float
-
-    @property
-    def cycles_per_second(self) -> float:
-        """Simulated cycles per second of wall-clock, starting the simulator included."""
-        return self.timings[-1].last_output / self.seconds
 
 
 def run_jobs(
@@ -91,8 +70,7 @@ def run_jobs(
         raise InputError(f"stalls must be a chance in 0..0.99, not {stalls}")
     if stalls and any(faults):
         raise InputError("register faults need a run without stalls: their cycles count from it")
-    classes = {fault.register for group in faults for fault in group}
-    simulator = build_simulator(config, cache, all_registers=bool(classes - {"pe_activation"}))
+    simulator = build_simulator(config, cache)
     alone = [bool(faults[i]) or (i > 0 and bool(faults[i - 1])) for i in range(len(jobs))]
     # The longest legal silence: the whole pipeline, the drain of a bank and the parameter words.
     quiet = 1000 + 8 * (config.rows + config.cols + config.max_m)
