@@ -296,6 +296,19 @@ class Injector:
         return data
 
 
+def stream_jobs(
+    config: AcceleratorConfig,
+    jobs: Sequence[TileJob],
+    *,
+    cache: Path,
+    stalls: float = 0.0,
+    seed: int = 0,
+) -> RunResult:
+    """Run output tiles back to back in a simulation of their own; see `Injector.stream`."""
+    with Injector(config, cache) as injector:
+        return injector.stream(jobs, stalls=stalls, seed=seed)
+
+
 _COUNTERS = ("violations_in", "violations_out")
 
 

@@ -109,7 +109,7 @@ class RunResult:
             tile was in flight; of tiles sent back to back only their sum is.
         timings: cycles of every job, see TileTiming.
         cycles: from the first accepted activation beat to the last output beat of the run.
-        seconds: wall-clock of the simulator process.
+        seconds: wall-clock of the simulation.
     """
 
     outputs: list[TileOutput]
@@ -119,7 +119,7 @@ class RunResult:
 
     @property
     def cycles_per_second(self) -> float:
-        """Simulated cycles per second of wall-clock, starting the simulator included."""
+        """Simulated cycles per second of wall-clock."""
         return self.timings[-1].last_output / self.seconds
 
 
