@@ -29,8 +29,8 @@ HARNESS = Path(__file__).with_name("harness.v")
 INJECTOR = Path(__file__).with_name("injector.cpp")
 # Ports of the harness that the testbench reads or writes.
 _HARNESS_PORTS = (
-    "aclk", "aresetn", "alarm_tile", "alarm_cycle", "attention", "finished", "hung", "tiles_out",
-    "handshakes",
+    "aclk", "aresetn", "alarm_tile", "alarm_cycle", "alarm_early", "attention", "finished", "hung",
+    "tiles_out", "handshakes",
 )  # fmt: skip
 # Where the registers of hdl.registers are: (module, variable); `_?` where a PE serves several
 # columns.

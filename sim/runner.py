@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs output tiles through the simulated Verilog: many in one simulator process."""
+"""Runs output tiles through the simulated Verilog under cocotb, which writes the faults.
+
+The slow way, that `sim.inject` is held against: another harness, other stimulus files, and register
+writes through VPI.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from typing import Any
 import cocotb_tools.config
 import find_libpython
 
-from faultinj.faults import RegisterFault
+from faultinj.faults import RegisterFault, mask_of
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.tile import TileJob, TileOutput
@@ -53,7 +57,8 @@ def run_jobs(
         config: the accelerator; its Verilog is generated, and its simulator built or taken from
             `cache`.
         jobs: output tiles, at least one.
-        faults: for each job, its transient faults; None for no faults at all.
+        faults: for each job, its faults; None for no faults at all. Stuck bits are stuck from the
+            last output beat of the tile before to that of their own.
         cache: folder of finished simulators.
         stalls: chance in every cycle that a stream pauses, 0..0.99, on each of the four streams.
         seed: of the pauses.
@@ -78,7 +83,8 @@ def run_jobs(
     with tempfile.TemporaryDirectory(prefix="trilat-run-") as name:
         folder = Path(name)
         write_stimulus(config, jobs, alone, folder)
-        write_json(folder / "plan.json", {"linger": quiet // 4, "moments": moments})
+        plan = {"linger": quiet // 4, "moments": moments, "stuck": plan_stuck(config, faults)}
+        write_json(folder / "plan.json", plan)
         start = time.perf_counter()
         verdict = _simulate(
             simulator,
@@ -118,24 +124,57 @@ def run_jobs(
 def plan_moments(
     config: AcceleratorConfig, faults: Sequence[Sequence[RegisterFault]]
 ) -> list[dict[str, Any]]:
-    """Return the testbench's plan: flips grouped by tile and cycle, each register once."""
-    moments: dict[tuple[int, int], dict[str, int]] = {}
+    """Return the testbench's moments: flips grouped by tile and cycle, each register once.
+
+    Raises:
+        InputError: a cycle ahead of the tile's first parameter word.
+    """
+    # From the first parameter word to the first activation beat: all words, or the weight block.
+    words = 2 + 2 * config.cols
+    lead = (words if config.is_os else max(config.rows, words)) + 1
+    moments: dict[tuple[int, int], dict[tuple[str, int | None], int]] = {}
     for tile, group in enumerate(faults):
         for fault in group:
             if fault.cycle is None:
-                raise InputError(f"only transient flips run in RTL, not {fault.kind}")
+                continue
+            if fault.cycle < -lead:
+                raise InputError(f"cycle {fault.cycle} is ahead of the tile: {-lead} is its first")
             flips = moments.setdefault((tile, fault.cycle), {})
             place = register_slice(config, fault.register, fault.row, fault.col)
-            for bit in set(fault.bits):
-                flips[place.path] = flips.get(place.path, 0) ^ (1 << (place.low + bit))
+            key = place.path, place.word
+            flips[key] = flips.get(key, 0) ^ (mask_of(fault.bits) << place.low)
     return [
         {
             "tile": tile,
-            "cycle": cycle,
-            "flips": [{"path": path, "mask": mask} for path, mask in sorted(flips.items())],
+            "cycle": cycle + lead if cycle < 0 else cycle,
+            "early": cycle < 0,
+            "writes": [
+                {"path": path, "word": word, "kind": "flip", "mask": mask}
+                for (path, word), mask in flips.items()
+            ],
         }
         for (tile, cycle), flips in sorted(moments.items())
     ]
+
+
+def plan_stuck(
+    config: AcceleratorConfig, faults: Sequence[Sequence[RegisterFault]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the testbench's stuck bits by tile."""
+    stuck: dict[str, list[dict[str, Any]]] = {}
+    for tile, group in enumerate(faults):
+        for fault in group:
+            if fault.cycle is None:
+                place = register_slice(config, fault.register, fault.row, fault.col)
+                stuck.setdefault(str(tile), []).append(
+                    {
+                        "path": place.path,
+                        "word": place.word,
+                        "kind": fault.kind,
+                        "mask": mask_of(fault.bits) << place.low,
+                    }
+                )
+    return stuck
 
 
 @memoize
