@@ -78,7 +78,7 @@ CONFIGURATIONS = {
 # Faults drawn for a tile before the next tile.
 _FAULTS_PER_TILE = 12
 # How often a fault that would change nothing is drawn again.
-_REDRAWS = 12
+_REDRAWS = 40
 # Cycles of a waveform ahead of the first fault and behind it.
 _BEFORE, _BEHIND = 8, 80
 _LISTED = 5

@@ -46,7 +46,8 @@ _REGISTERS = (
     *(("trilat_weight_skew", name) for name in ("col_*", "weight")),
     ("trilat_deskew", "col_*"),
     *(("trilat_lane", name) for name in ("psums", "ring", *PARAMETER_CLASSES)),
-    *(("trilat_drain", name) for name in ("valid_line", "first_line", "last_line", "add_last")),
+    *(("trilat_drain", name) for name in ("valid_line", "first_line", "last_line")),
+    ("trilat_front", "beat_last"),
 )
 
 
