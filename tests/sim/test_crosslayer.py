@@ -73,7 +73,8 @@ def test_bad_faults_are_refused(sim_cache):
     name = network.gemms()[0].name
 
     def fault(**fields):
-        known = dict(layer=name, image=0, tile=0, register="psum", row=0, col=0, bits=(0,), cycle=3)
+        known = {"layer": name, "image": 0, "tile": 0, "register": "psum", "row": 0, "col": 0}
+        known |= {"bits": (0,), "cycle": 3}
         return RegisterFault(**{**known, **fields})
 
     with CrossLayer(network, array_for(network), codes, cache=sim_cache) as cross:
