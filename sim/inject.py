@@ -87,6 +87,11 @@ class Injector:
         self._jobs: list[TileJob] = []
         self._start = 0
 
+    @property
+    def pid(self) -> int:
+        """Return the number of the simulator's process, to measure it by."""
+        return self._process.pid
+
     def __enter__(self) -> Injector:
         """Return the injector."""
         return self

@@ -158,9 +158,7 @@ def test_bad_faults_are_refused(sim_cache):
 
 @pytest.mark.nightly
 def test_all_configurations_agree(sim_cache):
-    results = agree.agree_all(
-        agree.CONFIGURATIONS, 5600, seed=0, cache=sim_cache, control=560
-    )
+    results = agree.agree_all(agree.CONFIGURATIONS, 5600, seed=0, cache=sim_cache, control=560)
     assert len(results) >= 12 and all(result.agrees for result in results.values())
     run = sum(sum(r.run.values()) for r in results.values())
     corrupting = sum(sum(r.corrupting.values()) for r in results.values())
