@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of register faults in the RTL, against plain cocotb and against complete inferences.
 
-``python -m bench.rtl_faults`` builds the 16x16 int8 array anew, measures simulated cycles and faults
-per second of CPU time (simulator and Python together, blocks of both ways in turn), and prints the
-ratio to the same faults under cocotb, where Python makes the clock and writes the registers. The
-complete inferences are not run: their cycles are those of the schedule, times the seconds per cycle
-measured here.
+``python -m bench.rtl_faults`` builds the 16x16 int8 array anew, measures simulated cycles and
+faults per second of CPU time (simulator and Python together, blocks of both ways in turn), and
+prints the ratio to the same faults under cocotb, where Python makes the clock and writes the
+registers. The complete inferences are not run: their cycles are those of the schedule, divided by
+the cycles per second measured here.
 """
 
 from __future__ import annotations

@@ -258,6 +258,8 @@ def agree(
             if run.output is not None:
                 outcome = "masked" if equal_outputs(run.output, clean) else "sdc"
             result.control[faults[0].register, outcome] += 1
+    # Behind other tiles, another word of the ring is the one of a tile's row.
+    again = [one for one in again if all(fault.register != "ring" for fault in one[1])]
     chosen = again[:: max(len(again) // cocotb, 1)][:cocotb] if cocotb else []
     if chosen:
         jobs, groups = [job for job, _, _ in chosen], [faults for _, faults, _ in chosen]
