@@ -292,6 +292,8 @@ def _draw_list(
     """
     turn = number // len(classes)
     kind = KINDS[(0, 1, 0, 2)[turn % 4]]
+    if classes[number % len(classes)] == "ring":
+        kind = "flip"  # which word a row takes depends on all tiles before
     for _ in range(_REDRAWS if wanted else 1):
         bits = 1 if rng.random() < 0.8 else int(rng.integers(2, 5))
         faults = [draw(config, job, classes[number % len(classes)], kind, bits, rng)]
