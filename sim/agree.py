@@ -145,14 +145,17 @@ def edge_tile(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     weights[depth:] = 0
     weights[:, width:] = 0
     nothing = np.arange(config.cols) >= width
-    fields = {
-        name: np.where(nothing, 0, getattr(job, name)) for name in ("bias", "shift", "lo", "hi")
-    }
-    flags = {
-        name: np.where(nothing, False, getattr(job, name))
-        for name in ("lo_is_bound", "hi_is_bound")
-    }
-    return replace(job, acts=acts, weights=weights, **fields, **flags)
+    return replace(
+        job,
+        acts=acts,
+        weights=weights,
+        bias=np.where(nothing, 0, job.bias),
+        shift=np.where(nothing, 0, job.shift),
+        lo=np.where(nothing, 0, job.lo),
+        hi=np.where(nothing, 0, job.hi),
+        lo_is_bound=job.lo_is_bound & ~nothing,
+        hi_is_bound=job.hi_is_bound & ~nothing,
+    )
 
 
 def draw(
@@ -298,7 +301,9 @@ def _draw_list(
         bits = 1 if rng.random() < 0.8 else int(rng.integers(2, 5))
         faults = [draw(config, job, classes[number % len(classes)], kind, bits, rng)]
         if number % 10 == 9:
-            faults.append(draw(config, job, classes[rng.integers(len(classes))], "flip", 1, rng))
+            faults.append(
+                draw(config, job, classes[int(rng.integers(len(classes)))], "flip", 1, rng)
+            )
         output = predict(config, job, faults)
         if not equal_outputs(output, clean):
             break
