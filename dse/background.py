@@ -207,14 +207,14 @@ def main(family: str, modules: Path, simulators: Path) -> None:
     from hdl import yosys
     from hdl.cost import synthesize
     from hdl.gen import generate
-    from sim.build import build_simulator
+    from sim.build import build_injector
 
     def synthesis(config: AcceleratorConfig) -> dict[str, Any]:
         cost = asdict(synthesize(config, family=family, cache=modules))
         return {"cost": cost, "verilog": generate(config)}
 
     def simulator(config: AcceleratorConfig) -> str:
-        return str(build_simulator(config, simulators))
+        return str(build_injector(config, simulators))
 
     os.nice(12)  # and not less: where others load the machine, a lower priority never gets a core
     yosys.compile_once()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.registers import LANE_CLASSES, REGISTER_CLASSES, register_slice
+from hdl.registers import CONTROL_CLASSES, LANE_CLASSES, REGISTER_CLASSES, register_slice
 from trilat.errors import InputError, unknown_name
 
 KINDS = ("flip", "stuck0", "stuck1")
@@ -51,7 +51,9 @@ class RegisterFault:
         image: index of the image in the run.
         tile: index of the output tile within the layer, in the order of
             `hdl.schedule.output_tiles`; None for a permanent fault that every tile meets.
-        register: class of the register, one of `REGISTERS` of the accelerator's dataflow.
+        register: class of the register, one of those of `hdl.registers`; what a fault does is
+            predicted for those in `REGISTERS` of the accelerator's dataflow, and seen in the RTL
+            alone for the others, control bits.
         row, col: of the PE. For ``skew``, `row` is the row and `col` the stage (0..row); for
             ``deskew`` and ``weight_skew``, `col` is the column and `row` the stage
             (0..cols - 2 - col, 0..col); for ``psum_buffer`` and ``ring``, `row` is the word; for
@@ -74,7 +76,8 @@ class RegisterFault:
 
     def __post_init__(self) -> None:
         """Raise InputError for an unknown register or kind, or a kind without its time."""
-        known = list(dict.fromkeys(name for names in REGISTERS.values() for name in names))
+        tables = (REGISTER_CLASSES, LANE_CLASSES, CONTROL_CLASSES)
+        known = list(dict.fromkeys(name for t in tables for names in t.values() for name in names))
         if self.register not in known:
             raise unknown_name("register", self.register, known)
         _check_kind(self.kind)
@@ -147,7 +150,12 @@ def from_json(data: dict[str, Any]) -> Fault:
 
 
 def check_register_fault(config: AcceleratorConfig, fault: RegisterFault) -> None:
-    """Raise InputError where the accelerator has no such register or bit."""
+    """Raise InputError where the accelerator has no such predicted register or bit."""
+    known = REGISTERS[config.dataflow]
+    if fault.register not in known:
+        raise unknown_name(
+            f"register class predicted for dataflow {config.dataflow}", fault.register, list(known)
+        )
     width = register_slice(config, fault.register, fault.row, fault.col).bits
     if not fault.bits or min(fault.bits) < 0 or max(fault.bits) >= width:
         raise InputError(f"{fault.register} has bits 0..{width - 1}, not {fault.bits}")

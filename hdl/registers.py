@@ -220,7 +220,7 @@ def _lane_place(config: AcceleratorConfig, register_class: str, row: int, col: i
 
 def _line_place(config: AcceleratorConfig, register_class: str, stage: int) -> _Place:
     if config.is_os:
-        return _Place(count=(1, 1), slice=RegisterSlice(path="drain.add_last", low=0, bits=1))
+        return _Place(count=(1, 1), slice=RegisterSlice(path="front.beat_last", low=0, bits=1))
     stages = config.rows + config.col_groups
     place = RegisterSlice(path=f"drain.{register_class}_line", low=stage, bits=1)
     return _Place(count=(1, stages), slice=place)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulators of emitted Verilog, built once and kept under the hash of all they depend on.
 
+There are two: the one that everything uses, a C++ program that moves the streams and writes the
+faults itself (`build_injector`), and the one that it is held against, under cocotb (`build`).
 Verilator is called directly and not by cocotb's runner, which makes every signal of the design
 accessible: on a 16x16 array that triples the build time and halves the speed of the simulation.
-Here only the harness's ports and the registers that faults are written to are accessible.
+Here only the registers that faults are written to are accessible, and the harness's ports.
 """
 
 from __future__ import annotations
@@ -19,33 +21,34 @@ import cocotb_tools.config
 
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
-from hdl.registers import CORE
+from hdl.registers import CORE, PARAMETER_CLASSES
 from trilat import verilator
 from trilat.files import content_hash, write_text
 
 HARNESS = Path(__file__).with_name("harness.v")
+INJECTOR = Path(__file__).with_name("injector.cpp")
 # Ports of the harness that the testbench reads or writes.
 _HARNESS_PORTS = (
-    "aclk", "aresetn", "alarm_tile", "alarm_cycle", "attention", "finished", "hung", "tiles_out",
-    "handshakes",
+    "aclk", "aresetn", "alarm_tile", "alarm_cycle", "alarm_early", "attention", "finished", "hung",
+    "tiles_out", "handshakes",
 )  # fmt: skip
-# Where the register classes of hdl.registers are: (module, variable); `_?` where a PE serves
-# several columns.
-_VARIABLES = {
-    "pe_activation": (("trilat_pe_*", "act"),),
-    "pe_weight": (("trilat_pe_*", "weight"),),
-    "product": (
-        ("trilat_multiplier", "product"),
-        ("trilat_pe_*", "product"),
-        ("trilat_pe_*", "product_?"),
+# Where the registers of hdl.registers are: (module, variable); `_?` where a PE serves several
+# columns.
+_REGISTERS = (
+    *(("trilat_pe_*", name) for name in ("act", "weight", "acc", "swap", "valid", "first")),
+    *(
+        ("trilat_pe_*", name + number)
+        for name in ("product", "psum", "weight_loading", "weight_active")
+        for number in ("", "_?")
     ),
-    "accumulator": (("trilat_pe_*", "acc"),),
-    "psum": (("trilat_pe_*", "psum"), ("trilat_pe_*", "psum_?")),
-    "weight_active": (("trilat_pe_*", "weight_active"), ("trilat_pe_*", "weight_active_?")),
-    "skew": (("trilat_activation_skew", "row_*"), ("trilat_activation_skew", "act")),
-    "weight_skew": (("trilat_weight_skew", "col_*"), ("trilat_weight_skew", "weight")),
-    "deskew": (("trilat_deskew", "col_*"),),
-}
+    ("trilat_multiplier", "product"),
+    *(("trilat_activation_skew", name) for name in ("row_*", "act")),
+    *(("trilat_weight_skew", name) for name in ("col_*", "weight")),
+    ("trilat_deskew", "col_*"),
+    *(("trilat_lane", name) for name in ("psums", "ring", *PARAMETER_CLASSES)),
+    *(("trilat_drain", name) for name in ("valid_line", "first_line", "last_line")),
+    ("trilat_front", "beat_last"),
+)
 
 
 def stream_bytes(elements: int, bits: int) -> int:
@@ -54,23 +57,79 @@ def stream_bytes(elements: int, bits: int) -> int:
 
 
 @cache
-def build_simulator(
-    config: AcceleratorConfig, folder: Path, *, all_registers: bool = False, jobs: int = 1
-) -> Path:
-    """Return the simulator of a configuration's Verilog.
+def build_simulator(config: AcceleratorConfig, folder: Path, *, jobs: int = 1) -> Path:
+    """Return the cocotb simulator of a configuration's Verilog, as `build` makes it.
 
     Args:
         config: the accelerator.
         folder: cache of finished simulators.
-        all_registers: faults can be written to every register class, not to PE activation
-            registers alone. That doubles the build time of a 16x16 array.
         jobs: parallel compiler processes.
     """
-    classes = _VARIABLES if all_registers else {"pe_activation"}
-    registers = [
-        place for name, places in _VARIABLES.items() if name in classes for place in places
+    return build(config, generate(config), folder, registers=_REGISTERS, jobs=jobs)
+
+
+@cache
+def build_injector(
+    config: AcceleratorConfig, folder: Path, *, trace: bool = False, jobs: int = 1
+) -> Path:
+    """Return the program of injector.cpp with a configuration's core, for `sim.inject`.
+
+    Args:
+        config: the accelerator.
+        folder: cache of finished simulators.
+        trace: it can write waveforms.
+        jobs: parallel compiler processes.
+
+    Raises:
+        InputError: perl, make or g++ is missing.
+        trilat.verilator.VerilatorError: the Verilog or its C++ does not compile.
+    """
+    verilog, control = generate(config), _visible(_REGISTERS)
+    checks = [f"-D{name}" for name in _checks(config)]
+    arguments = (
+        # In one object of plain data, whose bytes are the state of the simulation.
+        "--flatten", "--no-timing", "-O3", "--x-assign", "fast",
+        *(["--trace-vcd"] if trace else []),
+        *(["-CFLAGS", " ".join(checks)] if checks else []),
+    )  # fmt: skip
+    key = content_hash([verilog, control, arguments, INJECTOR.read_text(), verilator.version()])
+    executable = folder / f"injector-{key}"
+    if os.access(executable, os.X_OK):
+        return executable
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="trilat-sim-") as name:
+        source, vlt = Path(name) / "accelerator.v", Path(name) / "accessible.vlt"
+        write_text(source, verilog)
+        write_text(vlt, control)
+        verilator.build(
+            [vlt, source, INJECTOR],
+            executable,
+            top=CORE,
+            arguments=arguments,
+            jobs=jobs,
+            runtime_cache=folder,
+        )
+    return executable
+
+
+def _checks(config: AcceleratorConfig) -> list[str]:
+    """Return the macros that say which ports of the protection unit there are."""
+    return [
+        name
+        for name, there in (
+            ("CHECKS", config.protect != "none"),
+            ("CHECKS_INPUT", config.checks_input),
+            ("CHECKS_OUTPUT", config.checks_output),
+        )
+        if there
     ]
-    return build(config, generate(config), folder, registers=registers, jobs=jobs)
+
+
+def _visible(variables: Sequence[tuple[str, str]]) -> str:
+    """Return the `.vlt` text that makes (module, variable) names accessible."""
+    return "`verilator_config\n" + "".join(
+        f'public_flat_rw -module "{module}" -var "{variable}"\n' for module, variable in variables
+    )
 
 
 def build(
@@ -99,15 +158,10 @@ def build(
         InputError: perl, make or g++ is missing.
         trilat.verilator.VerilatorError: the Verilog or its C++ does not compile.
     """
-    accessible = [("harness", port) for port in _HARNESS_PORTS] + list(registers)
-    control = "`verilator_config\n" + "".join(
-        f'public_flat_rw -module "{module}" -var "{variable}"\n' for module, variable in accessible
-    )
+    control = _visible([("harness", port) for port in _HARNESS_PORTS] + list(registers))
     arguments = (
         "--vpi", "--no-timing", "-O3", "--x-assign", "fast", f"+define+DUT={top}",
-        *(["+define+CHECKS"] if config.protect != "none" else []),
-        *(["+define+CHECKS_INPUT"] if config.checks_input else []),
-        *(["+define+CHECKS_OUTPUT"] if config.checks_output else []),
+        *(f"+define+{name}" for name in _checks(config)),
         f"-GWEIGHT_BYTES={stream_bytes(config.cols, config.weight_bits)}",
         f"-GACT_BYTES={stream_bytes(config.rows, config.act_bits)}",
         f"-GOUT_BYTES={stream_bytes(config.cols, config.act_bits)}",

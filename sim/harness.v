@@ -77,9 +77,11 @@ module harness #(
 ) (
     input wire aclk,
     input wire aresetn,
-    // The next register fault: in cycle `alarm_cycle` of output tile `alarm_tile`.
+    // The next register fault: in cycle `alarm_cycle` of output tile `alarm_tile`, counted from its
+    // first activation beat or, with `alarm_early`, from its first parameter word.
     input wire [31:0] alarm_tile,
     input wire [31:0] alarm_cycle,
+    input wire alarm_early,
     // Toggles in the middle of a cycle when the alarm is due, when the last tile has left and
     // when nothing has moved for too long.
     output reg attention,
@@ -91,7 +93,7 @@ module harness #(
   integer tiles, stall, seed, quiet_limit;
   integer output_file, tiles_file, counters_file;
   reg [63:0] random, shuffled;
-  reg [31:0] now, act_tile, act_cycle, quiet, protocol_errors;
+  reg [31:0] now, act_tile, act_cycle, param_tile, param_cycle, quiet, protocol_errors;
   reg [31:0] first_accept[0:15];
 
   wire [31:0] param_tdata;
@@ -159,6 +161,11 @@ module harness #(
   wire tile_starts = act_tvalid & act_tready & act_first;
   wire [31:0] this_tile = act_tile + {31'b0, tile_starts};
   wire [31:0] this_cycle = tile_starts ? 32'd0 : act_cycle;
+  wire param_starts = param_tvalid & param_tready & param_first;
+  wire [31:0] this_param_tile = param_tile + {31'b0, param_starts};
+  wire [31:0] this_param_cycle = param_starts ? 32'd0 : param_cycle;
+  wire alarm = alarm_early ? this_param_tile == alarm_tile & this_param_cycle == alarm_cycle
+      : this_tile == alarm_tile & this_cycle == alarm_cycle;
   reg [8*OUT_BYTES:0] held;
   reg holding;
 
@@ -171,8 +178,9 @@ module harness #(
     output_file = $fopen("output.txt", "w");
     tiles_file = $fopen("tiles.txt", "w");
     counters_file = $fopen("counters.txt", "w");
-    {now, tiles_out, quiet, protocol_errors, act_cycle} = 0;
+    {now, tiles_out, quiet, protocol_errors, act_cycle, param_cycle} = 0;
     act_tile = 32'hffffffff;
+    param_tile = 32'hffffffff;
     {attention, finished, hung, holding} = 0;
   end
 
@@ -186,6 +194,8 @@ module harness #(
       quiet <= moved ? 0 : quiet + 1;
       act_cycle <= this_cycle + 1;
       act_tile <= this_tile;
+      param_cycle <= this_param_cycle + 1;
+      param_tile <= this_param_tile;
       if (tile_starts) first_accept[this_tile[3:0]] <= now;
       if (tile_starts & this_tile != 0)
         $fdisplay(counters_file, "%0d %0d %0d", violations_in, violations_out, protocol_errors);
@@ -206,7 +216,7 @@ module harness #(
 
   always @(negedge aclk)
     if (aresetn) begin
-      if (this_tile == alarm_tile & this_cycle == alarm_cycle) attention <= ~attention;
+      if (alarm) attention <= ~attention;
       if (~finished & tiles_out == tiles) begin
         finished <= 1'b1;
         attention <= ~attention;

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hdl.config import AcceleratorConfig
 from hdl.schedule import act_register_cycle, k_tile_period
 from hdl.tile import TileJob, TileOutput, k_tiles, reference_output
 from quant.network import IntegerNetwork
-from sim.runner import run_jobs
+from sim.inject import FaultyRun, Injector
 
 # How often a fault that would change nothing is drawn again.
 _REDRAWS = 30
@@ -244,23 +244,21 @@ def replay(
         cache: folder of finished simulators.
         listed: disagreements to describe; all of them are counted.
     """
-    if not tiles:
-        return ReplayCounts(replayed=0, predicted=0, corrupting=0, disagreements=())
-    run = run_jobs(
-        config, [tile.job for tile in tiles], [tile.faults for tile in tiles], cache=cache
-    )
     predicted = corrupting = 0
     disagreements: list[dict[str, Any]] = []
-    for tile, output in zip(tiles, run.outputs, strict=True):
-        corrupting += not np.array_equal(output.rows, tile.clean.rows)
-        if equal_outputs(output, tile.predicted):
+    for tile, run in _faulty_runs(config, tiles, cache):
+        output = run.output
+        corrupting += output is None or not np.array_equal(output.rows, tile.clean.rows)
+        if output is not None and equal_outputs(output, tile.predicted):
             predicted += 1
         elif len(disagreements) < listed:
+            difference = {} if output is None else first_difference(output, tile.predicted)
             disagreements.append(
                 {
                     "kind": "fault",
                     "faults": [to_json(fault) for fault in tile.faults],
-                    **first_difference(output, tile.predicted),
+                    "outcome": run.outcome,
+                    **difference,
                 }
             )
     return ReplayCounts(
@@ -269,3 +267,16 @@ def replay(
         corrupting=corrupting,
         disagreements=tuple(disagreements),
     )
+
+
+def _faulty_runs(
+    config: AcceleratorConfig, tiles: Sequence[FaultyTile], cache: Path
+) -> Iterator[tuple[FaultyTile, FaultyRun]]:
+    """Yield every tile with what came out of it, those of one job together."""
+    by_job: dict[int, list[FaultyTile]] = {}
+    for tile in tiles:
+        by_job.setdefault(id(tile.job), []).append(tile)
+    with Injector(config, cache) as injector:
+        for group in by_job.values():
+            injector.load(group[0].job)
+            yield from zip(group, injector.inject([t.faults for t in group]), strict=True)

@@ -84,6 +84,8 @@ def _run(args: argparse.Namespace) -> int:
     for name in ("faults", "seed", "image"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name} must be at least 0, not {getattr(args, name)}")
+    if not 0 <= args.stalls <= 0.99:
+        raise InputError(f"stalls must be a chance in 0..0.99, not {args.stalls}")
     if args.budget <= 0:
         raise InputError(f"--budget must be above 0 seconds, not {args.budget}")
     result = _network(args) if args.random_jobs is None else _random(args)
@@ -166,9 +168,9 @@ def _network(args: argparse.Namespace) -> dict[str, object]:
 
 def _random(args: argparse.Namespace) -> dict[str, object]:
     from sim.cycles import stream_cycles
+    from sim.inject import stream_jobs
     from sim.jobs import random_job
     from sim.replay import compare_jobs, flip_tiles, replay
-    from sim.runner import run_jobs
 
     if args.random_jobs < 1:
         raise InputError(f"--random-jobs must be at least 1, not {args.random_jobs}")
@@ -186,7 +188,7 @@ def _random(args: argparse.Namespace) -> dict[str, object]:
     )
     rng = np.random.default_rng(args.seed)
     jobs: list[TileJob] = [random_job(config, rng) for _ in range(args.random_jobs)]
-    run = run_jobs(config, jobs, cache=args.cache, stalls=args.stalls, seed=args.seed)
+    run = stream_jobs(config, jobs, cache=args.cache, stalls=args.stalls, seed=args.seed)
     found = compare_jobs(config, jobs, run.outputs)
     expected = run.cycles if args.stalls else stream_cycles(config, jobs)
     if run.cycles != expected:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs output tiles through the simulated Verilog: many in one simulator process."""
+"""Runs output tiles through the simulated Verilog under cocotb, which writes the faults.
+
+The slow way, that `sim.inject` is held against: another harness, other stimulus files, and register
+writes through VPI.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache as memoize
 from pathlib import Path
 from typing import Any
@@ -18,41 +21,21 @@ from typing import Any
 import cocotb_tools.config
 import find_libpython
 
-from faultinj.faults import RegisterFault
+from faultinj.faults import RegisterFault, mask_of
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.tile import TileJob, TileOutput
 from sim.build import build_simulator
-from sim.streams import TileTiming, read_counters, read_outputs, read_timings, write_stimulus
+from sim.streams import (
+    RunResult,
+    SimulationError,
+    read_counters,
+    read_outputs,
+    read_timings,
+    write_stimulus,
+)
 from trilat.errors import InputError
 from trilat.files import write_json
-
-
-class SimulationError(RuntimeError):
-    """The simulator failed, or the accelerator hung; the message says where."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunResult:
-    """What a run of output tiles gave.
-
-    Attributes:
-        outputs: of every job, in order. The violation counts of a tile are exact where no other
-            tile was in flight; of tiles sent back to back only their sum is.
-        timings: cycles of every job, see TileTiming.
-        cycles: from the first accepted activation beat to the last output beat of the run.
-        seconds: wall-clock of the simulator process.
-    """
-
-    outputs: list[TileOutput]
-    timings: list[TileTiming]
-    cycles: int
-    seconds: float
-
-    @property
-    def cycles_per_second(self) -> float:
-        """Simulated cycles per second of wall-clock, starting the simulator included."""
-        return self.timings[-1].last_output / self.seconds
 
 
 def run_jobs(
@@ -74,7 +57,8 @@ def run_jobs(
         config: the accelerator; its Verilog is generated, and its simulator built or taken from
             `cache`.
         jobs: output tiles, at least one.
-        faults: for each job, its transient faults; None for no faults at all.
+        faults: for each job, its faults; None for no faults at all. Stuck bits are stuck from the
+            last output beat of the tile before to that of their own.
         cache: folder of finished simulators.
         stalls: chance in every cycle that a stream pauses, 0..0.99, on each of the four streams.
         seed: of the pauses.
@@ -91,8 +75,7 @@ def run_jobs(
         raise InputError(f"stalls must be a chance in 0..0.99, not {stalls}")
     if stalls and any(faults):
         raise InputError("register faults need a run without stalls: their cycles count from it")
-    classes = {fault.register for group in faults for fault in group}
-    simulator = build_simulator(config, cache, all_registers=bool(classes - {"pe_activation"}))
+    simulator = build_simulator(config, cache)
     alone = [bool(faults[i]) or (i > 0 and bool(faults[i - 1])) for i in range(len(jobs))]
     # The longest legal silence: the whole pipeline, the drain of a bank and the parameter words.
     quiet = 1000 + 8 * (config.rows + config.cols + config.max_m)
@@ -100,7 +83,8 @@ def run_jobs(
     with tempfile.TemporaryDirectory(prefix="trilat-run-") as name:
         folder = Path(name)
         write_stimulus(config, jobs, alone, folder)
-        write_json(folder / "plan.json", {"linger": quiet // 4, "moments": moments})
+        plan = {"linger": quiet // 4, "moments": moments, "stuck": plan_stuck(config, faults)}
+        write_json(folder / "plan.json", plan)
         start = time.perf_counter()
         verdict = _simulate(
             simulator,
@@ -140,24 +124,57 @@ def run_jobs(
 def plan_moments(
     config: AcceleratorConfig, faults: Sequence[Sequence[RegisterFault]]
 ) -> list[dict[str, Any]]:
-    """Return the testbench's plan: flips grouped by tile and cycle, each register once."""
-    moments: dict[tuple[int, int], dict[str, int]] = {}
+    """Return the testbench's moments: flips grouped by tile and cycle, each register once.
+
+    Raises:
+        InputError: a cycle ahead of the tile's first parameter word.
+    """
+    # From the first parameter word to the first activation beat: all words, or the weight block.
+    words = 2 + 2 * config.cols
+    lead = (words if config.is_os else max(config.rows, words)) + 1
+    moments: dict[tuple[int, int], dict[tuple[str, int | None], int]] = {}
     for tile, group in enumerate(faults):
         for fault in group:
             if fault.cycle is None:
-                raise InputError(f"only transient flips run in RTL, not {fault.kind}")
+                continue
+            if fault.cycle < -lead:
+                raise InputError(f"cycle {fault.cycle} is ahead of the tile: {-lead} is its first")
             flips = moments.setdefault((tile, fault.cycle), {})
             place = register_slice(config, fault.register, fault.row, fault.col)
-            for bit in set(fault.bits):
-                flips[place.path] = flips.get(place.path, 0) ^ (1 << (place.low + bit))
+            key = place.path, place.word
+            flips[key] = flips.get(key, 0) ^ (mask_of(fault.bits) << place.low)
     return [
         {
             "tile": tile,
-            "cycle": cycle,
-            "flips": [{"path": path, "mask": mask} for path, mask in sorted(flips.items())],
+            "cycle": cycle + lead if cycle < 0 else cycle,
+            "early": cycle < 0,
+            "writes": [
+                {"path": path, "word": word, "kind": "flip", "mask": mask}
+                for (path, word), mask in flips.items()
+            ],
         }
         for (tile, cycle), flips in sorted(moments.items())
     ]
+
+
+def plan_stuck(
+    config: AcceleratorConfig, faults: Sequence[Sequence[RegisterFault]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the testbench's stuck bits by tile."""
+    stuck: dict[str, list[dict[str, Any]]] = {}
+    for tile, group in enumerate(faults):
+        for fault in group:
+            if fault.cycle is None:
+                place = register_slice(config, fault.register, fault.row, fault.col)
+                stuck.setdefault(str(tile), []).append(
+                    {
+                        "path": place.path,
+                        "word": place.word,
+                        "kind": fault.kind,
+                        "mask": mask_of(fault.bits) << place.low,
+                    }
+                )
+    return stuck
 
 
 @memoize

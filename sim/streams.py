@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hdl.config import AcceleratorConfig
-from hdl.tile import TileJob, param_words, stream_beats
+from hdl.tile import TileJob, TileOutput, param_words, stream_beats
 
 _LAST, _FIRST = 1, 2
 
@@ -83,6 +83,10 @@ def _records(beats: np.ndarray, after: int, *, period: int) -> bytes:
     return records.tobytes()
 
 
+class SimulationError(RuntimeError):
+    """The simulator failed, or the accelerator hung; the message says where."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileTiming:
     """When an output tile ran, in cycles since reset.
@@ -94,6 +98,29 @@ class TileTiming:
 
     first_accept: int
     last_output: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunResult:
+    """What a run of output tiles gave.
+
+    Attributes:
+        outputs: of every job, in order. The violation counts of a tile are exact where no other
+            tile was in flight; of tiles sent back to back only their sum is.
+        timings: cycles of every job, see TileTiming.
+        cycles: from the first accepted activation beat to the last output beat of the run.
+        seconds: wall-clock of the simulation.
+    """
+
+    outputs: list[TileOutput]
+    timings: list[TileTiming]
+    cycles: int
+    seconds: float
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Simulated cycles per second of wall-clock."""
+        return self.timings[-1].last_output / self.seconds
 
 
 def read_timings(folder: Path) -> list[TileTiming]:
@@ -130,11 +157,32 @@ def read_outputs(
     size = -(-config.cols * config.act_bits // 8)
     width = 2 + 2 * size + 1  # tlast, blank, hexadecimal digits, newline
     lines = data.reshape(-1, width)
-    last = lines[:, 0] == ord("1")
     digits = np.ascontiguousarray(lines[:, 2:])  # bytes.fromhex skips the newlines
     beats = np.frombuffer(bytes.fromhex(digits.tobytes().decode()), np.uint8)
-    codes = unpack(beats.reshape(-1, size)[:, ::-1], config.cols, config.act_bits)
-    counts = [job.m * (config.raw_beats if job.raw else 1) for job in jobs]
+    return output_rows(config, jobs, beats.reshape(-1, size)[:, ::-1], lines[:, 0] == ord("1"))
+
+
+def output_beats(config: AcceleratorConfig, job: TileJob) -> int:
+    """Return the beats of a job on ``m_axis_out``."""
+    return job.m * (config.raw_beats if job.raw else 1)
+
+
+def output_rows(
+    config: AcceleratorConfig, jobs: Sequence[TileJob], beats: np.ndarray, last: np.ndarray
+) -> list[np.ndarray]:
+    """Return the output rows, int64 (M, cols), of every job.
+
+    Args:
+        config: the accelerator.
+        jobs: what was sent.
+        beats: uint8 (beats, bytes) tdata of ``m_axis_out``, lowest byte first.
+        last: bool (beats,) tlast.
+
+    Raises:
+        ProtocolError: as `read_outputs`.
+    """
+    codes = unpack(beats, config.cols, config.act_bits)
+    counts = [output_beats(config, job) for job in jobs]
     ends = np.cumsum(counts) - 1
     if len(codes) != sum(counts):
         raise ProtocolError(f"{len(codes)} output beats instead of {sum(counts)}")

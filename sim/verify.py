@@ -20,17 +20,18 @@ from hdl.config import AcceleratorConfig
 from hdl.schedule import GemmShape, OutputTile, k_tile_period, network_cycles
 from hdl.tile import TileJob, TileOutput, k_tiles
 from quant.network import Gemm, IntegerNetwork
-from sim.build import build_simulator
 from sim.cycles import stream_cycles
+from sim.inject import Injector, stream_jobs
 from sim.jobs import random_job
 from sim.replay import draw_faults, first_difference, replay, tile_cycles_about
-from sim.runner import run_jobs
 from trilat.progress import NoProgress, Progress
 
 # Disagreements that a result lists one by one; all of them are counted.
 LISTED = 20
 # Shares of the budget for the streamed tiles and for the replayed faults; the rest is Python's.
 _STREAM_SHARE, _FAULT_SHARE = 0.6, 0.2
+# Cycles that the speed of the simulation is measured over.
+_MEASURED_CYCLES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def verify(
 
     Raises:
         InputError: network and accelerator do not fit, or a system tool is missing.
-        sim.runner.SimulationError, sim.streams.ProtocolError: the accelerator misbehaves.
+        sim.streams.SimulationError, sim.streams.ProtocolError: the accelerator misbehaves.
     """
     start = time.monotonic()
     progress = progress or NoProgress()
@@ -125,13 +126,12 @@ def verify(
     image = codes[:1]
     golden, _ = protected.forward(network, image, protection, cols=config.cols)
     with progress.task("building the simulator", 1) as advance:
-        build_simulator(config, cache)
-        speed, startup = measure_speed(config, cache)
+        speed = measure_speed(config, cache)
         advance(1)
     gemms = network.gemms()
     shapes = {node.name: gemm_shape(network, node) for node in gemms}
     costs = {name: network_cycles(config, [shape]) for name, shape in shapes.items()}
-    stream_s = _STREAM_SHARE * budget_s - startup * len(gemms)
+    stream_s = _STREAM_SHARE * budget_s
     whole = sum(costs.values()) / speed <= stream_s
     flow: dict[str, Tensor] = {"input": image}
     parts: list[LayerCheck] = []
@@ -224,7 +224,7 @@ def check_layer(
         The output rows of the chosen tiles, and the comparison.
     """
     jobs = [tiles[i][1] for i in chosen]
-    run = run_jobs(config, jobs, cache=cache)
+    run = stream_jobs(config, jobs, cache=cache)
     words = golden.cpu().numpy().astype(np.int64).reshape(shape.groups * shape.n, shape.m)
     compared = equal = macs = violations = 0
     found: list[dict[str, Any]] = []
@@ -283,21 +283,15 @@ def _violations(config: AcceleratorConfig, job: TileJob) -> tuple[int, int]:
     return clean.violations_in, clean.violations_out
 
 
-def measure_speed(config: AcceleratorConfig, cache: Path) -> tuple[float, float]:
-    """Return simulated cycles per second, and the seconds that starting a simulator takes."""
+def measure_speed(config: AcceleratorConfig, cache: Path) -> float:
+    """Return simulated cycles per second of wall-clock."""
     rng = np.random.default_rng(0)
     m = min(config.max_m, 64)
     tiles = min(config.max_k_tiles, 32 * config.rows // config.k_step)
     job = random_job(config, rng, m=m, k_tiles=tiles, raw=False)
-    startup = run_jobs(config, [job], cache=cache).seconds
-    cycles = 20_000
-    while True:
-        count = 1 + cycles // (k_tile_period(config, m) * k_tiles(config, job))
-        run = run_jobs(config, [job] * count, cache=cache)
-        # Long enough that the noise of starting a process does not matter.
-        if run.seconds > 3 * startup or cycles > 1_000_000:
-            return run.cycles / max(run.seconds - startup, 0.2 * run.seconds), startup
-        cycles *= 4
+    count = 1 + _MEASURED_CYCLES // (k_tile_period(config, m) * k_tiles(config, job))
+    with Injector(config, cache) as injector:
+        return injector.stream([job] * count).cycles_per_second
 
 
 def sample_tiles(

@@ -205,10 +205,10 @@ def test_bad_requests_are_refused(sim_cache):
     flip = RegisterFault(
         layer="", image=0, tile=0, register="psum", row=0, col=0, bits=(0,), cycle=3
     )
-    stuck = dataclasses.replace(flip, cycle=None, kind="stuck1")
+    early = dataclasses.replace(flip, cycle=-99)
     with pytest.raises(InputError, match=r"^stalls must be a chance in 0\.\.0\.99, not 1$"):
         run_jobs(config, [job], cache=sim_cache, stalls=1)
     with pytest.raises(InputError, match="need a run without stalls"):
         run_jobs(config, [job], [[flip]], cache=sim_cache, stalls=0.1)
-    with pytest.raises(InputError, match="only transient flips run in RTL, not stuck1"):
-        run_jobs(config, [job], [[stuck]], cache=sim_cache)
+    with pytest.raises(InputError, match="cycle -99 is ahead of the tile: -11 is its first"):
+        run_jobs(config, [job], [[early]], cache=sim_cache)
