@@ -168,9 +168,10 @@ def engine_rows(
         # All faults of a batch's images in one call, or each in a call of its own.
         alone = site.endswith(" alone")
         count = arguments.faults_per_image * batch
-        faults = draw(network, site, law, count, batch, rng)
+        # Sites of their own in every block, the one that warms up included.
+        lists = [draw(network, site, law, count, batch, rng) for _ in range(arguments.rounds + 1)]
         image = codes[:batch]
-        floats = image.to(torch.float32)
+        floats = image.to(torch.float32) * 2.0**network.input.exponent
         options = EngineOptions(top1_bound=bound)
         found: list[Any] = []
 
@@ -180,13 +181,13 @@ def engine_rows(
 
         def faulty(
             image: Tensor = image,
-            faults: list[tuple[Fault, ...]] = faults,
+            lists: list[list[tuple[Fault, ...]]] = lists,
             options: EngineOptions = options,
             alone: bool = alone,
             found: list[Any] = found,
         ) -> None:
+            faults = lists.pop()
             golden = golden_run(design, image)
-            found.clear()
             step = 1 if alone else len(faults)
             for start in range(0, len(faults), step):
                 some = faults[start : start + step]
@@ -198,7 +199,8 @@ def engine_rows(
         critical = np.concatenate([one.faulty_top1 != one.golden_top1 for one in found])
         what = "one flip a call" if alone else f"{site} flip"
         rows.append({
-            "what": what, "law": law, "batch": batch, "top1_bound": bound, "faults": count,
+            "what": what, "law": law, "batch": batch, "top1_bound": bound,
+            "faults": len(change),
             "aim": AIMS.get((site, law, batch)),
             "masked": float(((change == 0) & ~bounded).mean()), "bounded": float(bounded.mean()),
             "critical": float(critical.mean()), **row,
@@ -207,12 +209,12 @@ def engine_rows(
 
 
 def peer_rows(
-    codes: Tensor, model: nn.Module, arguments: argparse.Namespace
+    network: IntegerNetwork, codes: Tensor, model: nn.Module, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Return the ratios of PyTorchFI 0.6.0: one 8-bit flip per image, sites drawn every pass."""
-    rows = []
+    rows, scale = [], 2.0**network.input.exponent
     for batch in (_BATCH, 1):
-        floats = codes[:batch].to(torch.float32)
+        floats = codes[:batch].to(torch.float32) * scale
         work = pytorchfi_pass(model, floats, seed=arguments.seed)
 
         def plain(floats: Tensor = floats) -> None:
@@ -279,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if importlib.util.find_spec("pytorchfi") is None:
             print("PyTorchFI is not installed (pip install --no-deps pytorchfi==0.6.0): left out")
         else:
-            rows += peer_rows(codes, model, arguments)
+            rows += peer_rows(network, codes, model, arguments)
         rows += rtl_rows(arguments)
         caption = (
             f"one thread, CPU time, {arguments.rounds} rounds; a golden pass for every "

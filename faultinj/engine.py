@@ -29,6 +29,7 @@ __all__ = ["EngineOptions", "FaultOutcomes", "run_faults", "run_on"]
 MEMORY_BYTES = 4 << 30
 _MAX_BATCH = 256
 _MAX_IMAGES = 1024
+_KEPT_DESIGNS = 2
 # Memory faults know no array: their input check counts every activation once, whatever the array.
 _ONE_PASS = 1 << 30
 
@@ -84,9 +85,8 @@ def run_faults(
         raise InputError("the top-1 bound stops before all violations are counted: "
                          "it needs a design without protection")  # fmt: skip
     memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
-    design = Design(
-        network, protection, cols=_ONE_PASS if memory_only else config.cols, int8=options.int8
-    )
+    cols = _ONE_PASS if memory_only else config.cols
+    design = _design(network, protection, cols, options.int8)
     model = LayerFaultModel(design, config)
     plan = plan_of(model, experiments, len(codes))
     outcomes = _empty(len(experiments))
@@ -126,6 +126,21 @@ def run_on(
     ):
         pass
     return outcomes
+
+
+# The last designs: their packed weights take longer to make than a small batch to run.
+_designs: list[Design] = []
+
+
+def _design(network: IntegerNetwork, protection: Protection, cols: int, int8: bool) -> Design:
+    """Return a prepared design, the same one where all of it is the same."""
+    for kept in _designs:
+        same = kept.network is network and kept.protection is protection
+        if same and (kept.cols, kept.int8) == (cols, int8):
+            return kept
+    _designs.append(Design(network, protection, cols=cols, int8=int8))
+    del _designs[:-_KEPT_DESIGNS]
+    return _designs[-1]
 
 
 def _empty(count: int) -> FaultOutcomes:

@@ -26,6 +26,7 @@ class Design:
         shapes: (C, H, W) of every tensor.
         cols: of the array: the input stream, which the input check counts, is sent once per `cols`
             output channels.
+        int8: whether the CPU's 8-bit units are allowed.
         last_use: index of the last node that reads a tensor.
     """
 
@@ -38,7 +39,7 @@ class Design:
         int8: bool = True,
     ) -> None:
         """Prepare; `int8` allows the CPU's 8-bit units."""
-        self.network, self.protection, self.cols = network, protection, cols
+        self.network, self.protection, self.cols, self.int8 = network, protection, cols, int8
         self.layers = {n.name: Layer(network, n, protection, int8=int8) for n in network.nodes}
         self.shapes: dict[str, Shape] = tensor_shapes(network)
         self.last_use = {n: i for i, node in enumerate(network.nodes) for n in node.inputs}
@@ -72,10 +73,10 @@ class Design:
         violated = ((codes < lo) | (codes > hi)).sum(dim=3)
         _, height, width = self.shapes[node.inputs[0]]
         if node.name not in self._reads:
-            self._reads[node.name] = times_read(node, height, width).to(codes.device)
+            self._reads[node.name] = times_read(node, height, width)
         ys = top[:, None] + torch.arange(codes.shape[1], device=codes.device)
         xs = left[:, None] + torch.arange(codes.shape[2], device=codes.device)
-        reads = self._reads[node.name][ys[:, :, None], xs[:, None, :]]
+        reads = self._reads[node.name].to(codes.device)[ys[:, :, None], xs[:, None, :]]
         tiles = -(-(len(node.bias) // node.groups) // self.cols)
         return tiles * (violated * reads).sum(dim=(1, 2))
 

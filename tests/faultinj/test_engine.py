@@ -28,7 +28,7 @@ def assert_same(one, other, index=slice(None)):
 @pytest.mark.parametrize("kind,dataflow", [("none", "ws"), ("clip", "os"), ("zero", "ws")])
 def test_equal_to_brute_force(make, kind, dataflow):
     network, config, codes, protection = design(make, kind, dataflow=dataflow)
-    experiments = random_experiments(network, config, len(codes), 40, seed=len(make))
+    experiments = random_experiments(network, config, len(codes), 30, seed=len(make))
     done = run_faults(network, config, codes, experiments, protection=protection)
     for number, experiment in enumerate(experiments):
         image = codes[experiment[0].image].numpy()
@@ -53,7 +53,7 @@ OFF = {
 @pytest.mark.parametrize("kind", ["none", "clip", "zero"])
 def test_every_shortcut_can_be_off(make, kind):
     network, config, codes, protection = design(make, kind)
-    experiments = random_experiments(network, config, len(codes), 120, seed=5)
+    experiments = random_experiments(network, config, len(codes), 50, seed=5)
     done = run_faults(network, config, codes, experiments, protection=protection)
     for options in OFF.values():
         again = run_faults(
@@ -72,7 +72,7 @@ def test_every_width_and_the_golden_run(bits):
             for name, table in golden.tables.items():
                 assert torch.equal(table.maps().permute(0, 3, 1, 2), want[name]), name
             assert torch.equal(golden.logits, want[network.nodes[-1].name])
-        experiments = random_experiments(network, config, len(codes), 60, seed=bits)
+        experiments = random_experiments(network, config, len(codes), 24, seed=bits)
         done = run_faults(network, config, codes, experiments, protection=protection)
         slow = run_faults(
             network, config, codes, experiments, protection=protection, options=OFF["all"]
@@ -101,7 +101,7 @@ def test_the_top1_bound_is_right(make):
 
 def test_order_memory_and_replay_change_nothing():
     network, config, codes, protection = design("residual", "zero")
-    experiments = random_experiments(network, config, len(codes), 150, seed=3)
+    experiments = random_experiments(network, config, len(codes), 60, seed=3)
     done = run_faults(network, config, codes, experiments, protection=protection)
     order = np.random.default_rng(0).permutation(len(experiments))
     shuffled = run_faults(
@@ -115,7 +115,7 @@ def test_order_memory_and_replay_change_nothing():
     )
     with pytest.raises(InputError, match="one image's golden tensors take"):
         run_faults(network, config, codes, experiments, protection=protection, memory_bytes=100)
-    for number in range(0, 150, 30):
+    for number in range(0, 60, 15):
         one = run_faults(network, config, codes, [experiments[number]], protection=protection)
         assert one.logit_change[0] == done.logit_change[number]
 
