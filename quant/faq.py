@@ -42,8 +42,9 @@ class FaultAwareTable:
         # (pattern, whether the weight lies above its plain code, plain code as unsigned).
         self._rows = np.empty((0, 2, 1 << bits), dtype=np.int8)
 
-    def __len__(self) -> int:
-        """Return the number of rows that were built."""
+    @property
+    def patterns(self) -> int:
+        """Patterns that have occurred, each with a row."""
         return len(self._rows)
 
     def store(
@@ -124,7 +125,8 @@ def fault_aware_codes(
         distance = np.clip(unrounded[faults.index], -limit, limit) - codes[faults.index]
         if not (np.abs(distance) <= 0.5).all():
             raise InputError("the unrounded weights are not those of this network")
-    return (table or FaultAwareTable(faults.bits)).store(faults, codes, unrounded)
+    table = table or FaultAwareTable(faults.bits)
+    return table.store(faults, codes, unrounded)
 
 
 def save_unrounded(path: Path, network: IntegerNetwork, unrounded: np.ndarray) -> None:
