@@ -39,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--jobs", type=int, help="threads (default: all cores)")
     parser.add_argument("-o", "--output", type=Path, help="integer network, .safetensors")
+    parser.add_argument(
+        "--unrounded",
+        type=Path,
+        metavar="FILE",
+        help="the weights before rounding, .safetensors, for fault-aware quantization of chips",
+    )
     parser.add_argument("--onnx", type=Path, help="the same network as ONNX QCDQ")
     return parser
 
@@ -59,6 +65,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from quant.agreement import compare_layers
     from quant.data import load_data, to_input
+    from quant.export import unrounded_weights
+    from quant.faq import save_unrounded
     from quant.graph import trace
     from quant.models import build_model, load_weights, weights_normalization
     from quant.onnx_export import export_onnx
@@ -108,6 +116,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.output:
             network.save(arguments.output)
             print(f"wrote {arguments.output} (network {network.content_hash()})")
+        if arguments.unrounded:
+            save_unrounded(arguments.unrounded, network, unrounded_weights(result.module))
+            print(f"wrote {arguments.unrounded}")
         if arguments.onnx:
             export_onnx(network, arguments.onnx)
             print(f"wrote {arguments.onnx}")
@@ -121,7 +132,7 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    for path in (arguments.output, arguments.onnx):
+    for path in (arguments.output, arguments.unrounded, arguments.onnx):
         if path is not None and path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file to write")
 

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from integer_networks import plain_network
 from safetensors.numpy import save_file
+from small_networks import digits, spec
 
 from faultinj.random_maps import random_map
+from quant.export import unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes, load_unrounded, save_unrounded
 from quant.fault_map import MemoryGeometry
+from quant.quantize import quantize
 from quant.weight_memory import WeightFaults, WeightMapping, faults_of_weights, weight_codes
 from trilat.errors import InputError
 
@@ -145,3 +148,12 @@ def test_unrounded_weights_must_be_those_of_the_network(tmp_path: Path) -> None:
         fault_aware_codes(codes[:1], faults, unrounded=unrounded[:1] + 1)
     with pytest.raises(InputError, match="there are 2 unrounded weights for 1"):
         fault_aware_codes(codes[:1], faults, unrounded=unrounded[:2])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_quantized_network_has_the_weights_that_its_codes_came_from(bits: int) -> None:
+    model = quantize(spec("mobile"), digits(), weight_bits=bits, act_bits=8, method="ptq", seed=0)
+    unrounded, codes = unrounded_weights(model.module), weight_codes(model.network)
+    limit = (1 << (bits - 1)) - 1
+    assert unrounded.dtype == np.float32
+    assert np.array_equal(np.clip(np.rint(unrounded), -limit, limit), codes)

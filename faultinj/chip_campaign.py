@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of one network over many chips whose weight memories have faults.
+
+Two definitions of a right answer are kept apart: right under faults (`plain`), and right both with
+and without them (`robust`), as in the RandBET paper's code, whose RErr is 100 % less the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faultinj.sram import voltage_at
+from faultinj.stats import bootstrap_interval
+from quant import engine
+from quant.faq import FaultAwareTable, fault_aware_codes
+from quant.fault_map import FaultMap
+from quant.network import Gemm, IntegerNetwork
+from quant.weight_memory import WeightMapping, faults_of_weights, split_layers, weight_codes
+from trilat.errors import InputError
+from trilat.progress import NoProgress, Progress
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """An accuracy over chips, in percent.
+
+    Attributes:
+        mean, std, min, max: over chips; std with n - 1.
+        ci_low, ci_high: 95 % bootstrap interval of the mean over chips, never over images.
+    """
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    ci_low: float
+    ci_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipResult:
+    """What one network reaches on a group of chips at one fault rate.
+
+    Attributes:
+        rate: of faulty cells; the chips at a lower rate have a subset of these faults.
+        chips, images: how many.
+        seed: of the bootstrap; that of the chips is in their origin.
+        faq: whether the codes were chosen for each chip.
+        clean: accuracy without faults, in percent.
+        plain: accuracy under faults.
+        robust: images that are right both without and with faults.
+        flipped_bits: share of the weights' bits that read other than plain quantization's code.
+        voltage: lowest V / Vmin at which SRAM errs at no higher rate (`faultinj.sram`).
+        energy_saved: share of the energy per SRAM access that this saves, 0..1.
+    """
+
+    rate: float
+    chips: int
+    images: int
+    seed: int
+    faq: bool
+    clean: float
+    plain: Spread
+    robust: Spread
+    flipped_bits: float
+    voltage: float
+    energy_saved: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-able data."""
+        return asdict(self)
+
+
+def accuracy_over_chips(
+    network: IntegerNetwork,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    chips: Sequence[FaultMap],
+    *,
+    rates: Sequence[float],
+    mapping: WeightMapping | None = None,
+    faq: bool = False,
+    unrounded: np.ndarray | None = None,
+    stored: Sequence[np.ndarray] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[ChipResult, ...]:
+    """Return the accuracy over chips at each fault rate.
+
+    One chip at a time is in memory; of a chip, its faulty words and one set of weights.
+
+    Args:
+        network: what is stored, the same on every chip unless `faq` or `stored` say otherwise.
+        codes: image codes (N, C, H, W).
+        labels: classes, (N,).
+        chips: complete up to the highest rate; each is asked for once, and may be drawn then.
+        rates: of faulty cells.
+        mapping: of weights to cells; by default one after the other from the first word on.
+        faq: choose the codes for each chip at each rate (`quant.faq`).
+        unrounded: the weights before rounding, for `faq`.
+        stored: in place of the network's, the codes to write to each chip, int8 (weights,).
+        seed: of the bootstrap.
+        progress: told about finished pairs of chip and rate.
+
+    Raises:
+        InputError: no chip, image or rate, or a chip that cannot hold the weights or is not
+            complete up to a rate.
+    """
+    if not len(codes) or not len(rates) or not len(chips):
+        raise InputError("accuracy over chips needs at least one image, one rate and one chip")
+    mapping = mapping or WeightMapping()
+    truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
+    clean_codes = weight_codes(network)
+    clean = _right(network, codes, truth, clean_codes)
+    table = FaultAwareTable(network.weight_bits)
+    plain: list[list[float]] = [[] for _ in rates]
+    robust: list[list[float]] = [[] for _ in rates]
+    flipped = np.zeros(len(rates))
+    mask = np.uint8((1 << network.weight_bits) - 1)
+    with (progress or NoProgress()).task("chips", len(chips) * len(rates)) as advance:
+        for number, chip in enumerate(chips):
+            for k, rate in enumerate(rates):
+                faults = faults_of_weights(
+                    chip.at(rate),
+                    weights=len(clean_codes),
+                    bits=network.weight_bits,
+                    mapping=mapping,
+                )
+                written = clean_codes if stored is None else stored[number]
+                if faq:
+                    written = fault_aware_codes(written, faults, unrounded=unrounded, table=table)
+                read = faults.read(written)
+                changed = (read ^ clean_codes)[faults.index].view(np.uint8) & mask
+                flipped[k] += int(np.bitwise_count(changed).sum())
+                right = _right(network, codes, truth, read)
+                plain[k].append(100.0 * float(right.double().mean()))
+                robust[k].append(100.0 * float((right & clean).double().mean()))
+                advance(1)
+    bits = len(clean_codes) * network.weight_bits * len(chips)
+    return tuple(
+        ChipResult(
+            rate=rate,
+            chips=len(chips),
+            images=len(codes),
+            seed=seed,
+            faq=faq,
+            clean=100.0 * float(clean.double().mean()),
+            plain=spread(plain[k], seed),
+            robust=spread(robust[k], seed),
+            flipped_bits=float(flipped[k] / bits),
+            voltage=voltage_at(rate),
+            energy_saved=1 - voltage_at(rate) ** 2,
+        )
+        for k, rate in enumerate(rates)
+    )
+
+
+def spread(values: Sequence[float], seed: int) -> Spread:
+    """Return mean, deviation, range and bootstrap interval of one accuracy per chip."""
+    low, high = bootstrap_interval(values, seed=seed)
+    return Spread(
+        mean=float(np.mean(values)),
+        std=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        min=min(values),
+        max=max(values),
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def logits_of(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Tensor:
+    """Return the raw logits of a network that reads other weights, int32 (N, classes).
+
+    Args:
+        network: whose weights are replaced.
+        codes: image codes (N, C, H, W).
+        weights: int8 (weights,), any code of the width, -2**(bits - 1) too.
+    """
+    return torch.cat(list(_logits(network, codes, weights)))
+
+
+def _logits(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Iterable[Tensor]:
+    gemms = network.gemms()
+    parts = split_layers(weights, [node.weight.shape for node in gemms])
+    read = {n.name: replace(n, weight=part) for n, part in zip(gemms, parts, strict=True)}
+    last_use = {name: node.name for node in network.nodes for name in node.inputs}
+    for batch in codes.split(_BATCH):
+        values = {"input": batch}
+        for node in network.nodes:
+            faulty: Any = read[node.name] if isinstance(node, Gemm) else node
+            values[node.name] = engine.run_node(network, faulty, [values[i] for i in node.inputs])
+            for name in node.inputs:
+                if last_use[name] == node.name:
+                    values.pop(name, None)
+        yield values[network.nodes[-1].name]
+
+
+def _right(network: IntegerNetwork, codes: Tensor, truth: Tensor, weights: np.ndarray) -> Tensor:
+    """Return which images get their class, bool (N,)."""
+    return engine.top1(logits_of(network, codes, weights)) == truth
