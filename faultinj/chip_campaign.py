@@ -7,8 +7,8 @@ and without them (`robust`), as in the RandBET paper's code, whose RErr is 100 %
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,10 @@ from faultinj.stats import bootstrap_interval
 from quant import engine
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
-from quant.network import Gemm, IntegerNetwork
-from quant.weight_memory import WeightMapping, faults_of_weights, split_layers, weight_codes
+from quant.network import IntegerNetwork
+from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
 from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
-
-_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,33 +172,6 @@ def spread(values: Sequence[float], seed: int) -> Spread:
         ci_low=low,
         ci_high=high,
     )
-
-
-def logits_of(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Tensor:
-    """Return the raw logits of a network that reads other weights, int32 (N, classes).
-
-    Args:
-        network: whose weights are replaced.
-        codes: image codes (N, C, H, W).
-        weights: int8 (weights,), any code of the width, -2**(bits - 1) too.
-    """
-    return torch.cat(list(_logits(network, codes, weights)))
-
-
-def _logits(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Iterable[Tensor]:
-    gemms = network.gemms()
-    parts = split_layers(weights, [node.weight.shape for node in gemms])
-    read = {n.name: replace(n, weight=part) for n, part in zip(gemms, parts, strict=True)}
-    last_use = {name: node.name for node in network.nodes for name in node.inputs}
-    for batch in codes.split(_BATCH):
-        values = {"input": batch}
-        for node in network.nodes:
-            faulty: Any = read[node.name] if isinstance(node, Gemm) else node
-            values[node.name] = engine.run_node(network, faulty, [values[i] for i in node.inputs])
-            for name in node.inputs:
-                if last_use[name] == node.name:
-                    values.pop(name, None)
-        yield values[network.nodes[-1].name]
 
 
 def _right(network: IntegerNetwork, codes: Tensor, truth: Tensor, weights: np.ndarray) -> Tensor:

@@ -47,31 +47,24 @@ class FaultAwareTable:
         """Patterns that have occurred, each with a row."""
         return len(self._rows)
 
-    def store(
-        self, faults: WeightFaults, codes: np.ndarray, unrounded: np.ndarray | None = None
+    def nearest(
+        self, faults: WeightFaults, plain: np.ndarray, unrounded: np.ndarray | None
     ) -> np.ndarray:
-        """Return the codes to write so that each word reads as near to its weight as it can.
-
-        Where all faults are stuck cells, what is written is what is read.
+        """Return what each faulty word should read as, int8 (F,): of its codes the nearest.
 
         Args:
             faults: of the chip.
-            codes: of plain quantization, int8 (weights,).
-            unrounded: the weights in units of their scale before rounding, float32 (weights,); of
-                their distance to `codes` the sign alone counts. Without them the lower of two
-                equally near codes is taken.
+            plain: the faulty words' codes of plain quantization, (F,).
+            unrounded: their weights before rounding in units of the scale, (F,); of the distance to
+                `plain` the sign alone counts. Without them the lower of two equally near codes is
+                taken.
         """
         mask = (1 << self.bits) - 1
-        plain = codes[faults.index].astype(np.int32)
         keep, invert = faults.keep.astype(np.int32), faults.invert.astype(np.int32)
-        pattern = (keep & mask) << self.bits | (invert & ~keep & mask)
-        place = self._rows_of(pattern) << 1
+        place = self._rows_of((keep & mask) << self.bits | (invert & ~keep & mask)) << 1
         if unrounded is not None:
-            place |= unrounded[faults.index] > plain
-        read = self._rows.ravel()[place << self.bits | (plain & mask)]
-        result = codes.copy()
-        result[faults.index] = read ^ (faults.invert & faults.keep)
-        return result
+            place |= unrounded > plain
+        return self._rows.ravel()[place << self.bits | (plain.astype(np.int32) & mask)]
 
     def _rows_of(self, patterns: np.ndarray) -> np.ndarray:
         rows = self._row[patterns]
@@ -107,26 +100,32 @@ def fault_aware_codes(
 ) -> np.ndarray:
     """Return the codes to write to a chip's weight memory in place of those of a network.
 
+    Where all faults are stuck cells, what is written is what is read.
+
     Args:
         codes: of the network, `quant.weight_memory.weight_codes`, int8 (weights,).
         faults: of the chip, for these weights.
-        unrounded: as in `FaultAwareTable.store`.
+        unrounded: the weights in units of their scales before rounding, float32 (weights,), by
+            which ties are decided.
         table: of codes of this width, to be used for many chips.
 
     Raises:
         InputError: `unrounded` are not the weights that `codes` were rounded from.
     """
+    plain, weights = codes[faults.index], None
     if unrounded is not None:
-        limit = (1 << (faults.bits - 1)) - 1
         if unrounded.shape != codes.shape:
             raise InputError(
                 f"there are {unrounded.size} unrounded weights for {codes.size} of the network"
             )
-        distance = np.clip(unrounded[faults.index], -limit, limit) - codes[faults.index]
-        if not (np.abs(distance) <= 0.5).all():
+        weights = unrounded[faults.index]
+        limit = (1 << (faults.bits - 1)) - 1
+        if not (np.abs(np.clip(weights, -limit, limit) - plain) <= 0.5).all():
             raise InputError("the unrounded weights are not those of this network")
     table = table or FaultAwareTable(faults.bits)
-    return table.store(faults, codes, unrounded)
+    result = codes.copy()
+    result[faults.index] = table.nearest(faults, plain, weights) ^ (faults.invert & faults.keep)
+    return result
 
 
 def save_unrounded(path: Path, network: IntegerNetwork, unrounded: np.ndarray) -> None:

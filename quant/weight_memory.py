@@ -10,14 +10,19 @@ a flipping one 1 and 1, one stuck at 0 has 0 and 0, one stuck at 1 has 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from quant import engine
 from quant.fault_map import KINDS, FaultMap
-from quant.network import IntegerNetwork
+from quant.network import Gemm, IntegerNetwork, Node
 from trilat.errors import InputError
+
+_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,3 +149,30 @@ def split_layers(values: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     parts = np.split(values, ends[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def logits_of(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Tensor:
+    """Return the raw logits of a network that reads other weights, int32 (N, classes).
+
+    Args:
+        network: whose weights are replaced.
+        codes: image codes (N, C, H, W).
+        weights: int8 (weights,), any code of the width, -2**(bits - 1) too.
+    """
+    return torch.cat(list(_logits(network, codes, weights)))
+
+
+def _logits(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Iterator[Tensor]:
+    gemms = network.gemms()
+    parts = split_layers(weights, [node.weight.shape for node in gemms])
+    read = {n.name: replace(n, weight=part) for n, part in zip(gemms, parts, strict=True)}
+    last_use = {name: node.name for node in network.nodes for name in node.inputs}
+    for batch in codes.split(_BATCH):
+        values = {"input": batch}
+        for node in network.nodes:
+            faulty: Node = read[node.name] if isinstance(node, Gemm) else node
+            values[node.name] = engine.run_node(network, faulty, [values[i] for i in node.inputs])
+            for name in node.inputs:
+                if last_use[name] == node.name:
+                    values.pop(name, None)
+        yield values[network.nodes[-1].name]

@@ -10,14 +10,14 @@ import pytest
 import torch
 from integer_networks import brute_node, plain_network, random_codes, residual_network
 
-from faultinj.chip_campaign import accuracy_over_chips, logits_of
+from faultinj.chip_campaign import accuracy_over_chips
 from faultinj.chips import main
 from faultinj.random_maps import random_map
 from quant import engine
 from quant.faq import save_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
 from quant.network import Gemm, IntegerNetwork
-from quant.weight_memory import WeightMapping, faults_of_weights, weight_codes
+from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
 from trilat.errors import InputError
 
 

@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -11,6 +11,7 @@ from torch.nn import functional
 from quant.convolution import conv2d, fast_convolutions
 
 
+@settings(deadline=None)  # the first convolution of a process takes seconds
 @given(
     size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
