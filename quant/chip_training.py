@@ -26,6 +26,7 @@ from quant.export import unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import KINDS, FaultMap
 from quant.fine_tuning import Loss, Step, cross_entropy
+from quant.method_names import POLICIES
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp
 from quant.weight_memory import (
@@ -37,7 +38,6 @@ from quant.weight_memory import (
 )
 from trilat.errors import InputError, unknown_name
 
-POLICIES = ("majority", "ignore")
 # Faults are introduced in so many equal parts.
 _STAGES = 10
 

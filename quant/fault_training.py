@@ -23,7 +23,7 @@ from quant.fine_tuning import (
     plain_step,
     sparse_loss,
 )
-from quant.methods import Method
+from quant.method_names import Method
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp, Op
 from quant.randbet import bit_error_step

@@ -22,7 +22,7 @@ from quant.fault_map import FaultMap
 from quant.fault_training import ChipGroup, chip_record, clipped, step_for
 from quant.fine_tuning import LARGEST_SHARE, fine_tune
 from quant.graph import trace
-from quant.methods import METHODS, Method, parse_method
+from quant.method_names import METHODS, Method, parse_method
 from quant.models import ModelSpec
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp, Op, activate, evaluate
@@ -75,14 +75,14 @@ def quantize(
     Post-training (``"ptq"``): power-of-two scales of least squared error on calibration images
     from the training split, then biases corrected layer by layer so that the mean of every
     channel stays that of the float model. Quantization-aware (``"qat"``): fine-tuning from there
-    with the scales held constant. The other methods (`quant.methods`) are such training with
+    with the scales held constant. The other methods (`quant.method_names`) are such training with
     other steps. The same arguments give the same network.
 
     Args:
         spec: the float model; it is not changed.
         data: train is used for calibration and fine-tuning, val for the accuracy reported.
         weight_bits, act_bits: 2..8.
-        method: a name of `quant.methods`.
+        method: a name of `quant.method_names`.
         seed: of the calibration images, the order of training and its random faults.
         epochs: of fine-tuning; by default as many as a fixed amount of arithmetic allows. Weight
             clipping takes as many again before it.

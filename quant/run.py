@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from quant.method_names import HELP
 from trilat.errors import InputError, run_command
 
 _AGREEMENT_IMAGES = 32
@@ -33,7 +34,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="float weights, .safetensors; skips training")
     parser.add_argument("--weight-bits", type=int, default=8, help="2..8 (default: %(default)s)")
     parser.add_argument("--act-bits", type=int, default=8, help="2..8 (default: %(default)s)")
-    parser.add_argument("--method", default="qat", help="qat or ptq (default: %(default)s)")
+    parser.add_argument("--method", default="qat", help=HELP + " (default: %(default)s)")
+    parser.add_argument(
+        "--chip",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="chip files of python -m faultinj.chips, for --method retrain; several are merged",
+    )
+    parser.add_argument(
+        "--tiled", action="store_true", help="the chip's memory is a buffer, filled again and again"
+    )
     parser.add_argument("--float-epochs", type=int, help="of float training")
     parser.add_argument("--epochs", type=int, help="of quantization-aware fine-tuning")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
@@ -67,14 +79,18 @@ def _run(arguments: argparse.Namespace) -> int:
     from quant.data import load_data, to_input
     from quant.export import unrounded_weights
     from quant.faq import save_unrounded
+    from quant.fault_map import FaultMap
     from quant.graph import trace
     from quant.models import build_model, load_weights, weights_normalization
     from quant.onnx_export import export_onnx
     from quant.quantize import check_settings, network_accuracy, quantize
     from quant.training import float_accuracy, train_float
+    from quant.weight_memory import WeightMapping
     from trilat.progress import TerminalProgress
 
-    check_settings(arguments.weight_bits, arguments.act_bits, arguments.method)
+    count = len(arguments.chip)
+    check_settings(arguments.weight_bits, arguments.act_bits, arguments.method, count)
+    chips = [FaultMap.load(path) for path in arguments.chip]
     if arguments.jobs:
         torch.set_num_threads(arguments.jobs)
     progress, seed = TerminalProgress(), arguments.seed
@@ -97,6 +113,8 @@ def _run(arguments: argparse.Namespace) -> int:
         method=arguments.method,
         seed=seed,
         epochs=arguments.epochs,
+        chips=chips,
+        mapping=WeightMapping(tiled=arguments.tiled),
         progress=progress,
     )
     network = result.network
@@ -106,6 +124,12 @@ def _run(arguments: argparse.Namespace) -> int:
     test = network_accuracy(network, data, data.test)
     label = f"W{network.weight_bits}A{network.act_bits} {arguments.method}"
     print(f"{label:10} {result.history['val_accuracy']:6.2f}% {test:6.2f}%")
+    if chips:
+        record = result.history["chips"]
+        print(
+            f"{'chips':10} {record['mean']:6.2f}% on average, {record['worst']:.2f}% on the worst "
+            f"of {len(chips)}, on validation images"
+        )
     images = data.val.images[:_AGREEMENT_IMAGES]
     agreement = compare_layers(result, to_input(images, spec.input_shape, data.mean, data.std))
     print(

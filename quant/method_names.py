@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quant.chip_training import POLICIES
 from trilat.errors import InputError, unknown_name
 
+POLICIES = ("majority", "ignore")  # of merging fault maps; quant.chip_training says what they do
 # What a search may be told without a number.
 METHODS = ("qat", "ptq", "clip", "randbet", "saq", "sparse", "retrain")
 # Ingredient -> (field, value where none is given, largest value).
