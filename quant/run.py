@@ -83,9 +83,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from quant.graph import trace
     from quant.models import build_model, load_weights, weights_normalization
     from quant.onnx_export import export_onnx
+    from quant.ops import GemmOp
     from quant.quantize import check_settings, network_accuracy, quantize
     from quant.training import float_accuracy, train_float
-    from quant.weight_memory import WeightMapping
+    from quant.weight_memory import WeightMapping, check_holds
     from trilat.progress import TerminalProgress
 
     count = len(arguments.chip)
@@ -100,7 +101,13 @@ def _run(arguments: argparse.Namespace) -> int:
     spec = build_model(
         arguments.model, num_classes=data.num_classes, data_shape=data.shape, seed=seed
     )
-    trace(spec.module, spec.input_shape)  # names an unsupported layer before any training
+    # Names an unsupported layer, or a chip that is too small, before any training.
+    ops = trace(spec.module, spec.input_shape)
+    mapping = WeightMapping(tiled=arguments.tiled)
+    weights = sum(op.weight.numel() for op in ops if isinstance(op, GemmOp))
+    for chip in chips:
+        bits = arguments.weight_bits
+        check_holds(chip.geometry, weights=weights, bits=bits, mapping=mapping)
     if arguments.weights:
         load_weights(spec.module, arguments.weights)
     else:
@@ -114,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> int:
         seed=seed,
         epochs=arguments.epochs,
         chips=chips,
-        mapping=WeightMapping(tiled=arguments.tiled),
+        mapping=mapping,
         progress=progress,
     )
     network = result.network

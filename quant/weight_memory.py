@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from quant import engine
-from quant.fault_map import KINDS, FaultMap
+from quant.fault_map import KINDS, FaultMap, MemoryGeometry
 from quant.network import Gemm, IntegerNetwork, Node
 from trilat.errors import InputError
 
@@ -87,15 +87,11 @@ class WeightFaults:
         )
 
 
-def faults_of_weights(
-    fault_map: FaultMap, *, weights: int, bits: int, mapping: WeightMapping
-) -> WeightFaults:
-    """Return the faulty words among `weights` codes of `bits` bits on a chip.
-
-    Raises:
-        InputError: the memory cannot hold them.
-    """
-    geometry, pitch = fault_map.geometry, mapping.pitch
+def check_holds(
+    geometry: MemoryGeometry, *, weights: int, bits: int, mapping: WeightMapping
+) -> int:
+    """Return the slots of a memory; raise InputError if it cannot hold the weights."""
+    pitch = mapping.pitch
     per_word = geometry.bits // pitch
     if bits > pitch or not per_word:
         raise InputError(
@@ -108,6 +104,20 @@ def faults_of_weights(
             f"{pitch} bits and cannot hold {weights} weights from slot {mapping.offset} on "
             "(accepted: a larger memory, a smaller offset, or weights tiled onto it)"
         )
+    return slots
+
+
+def faults_of_weights(
+    fault_map: FaultMap, *, weights: int, bits: int, mapping: WeightMapping
+) -> WeightFaults:
+    """Return the faulty words among `weights` codes of `bits` bits on a chip.
+
+    Raises:
+        InputError: the memory cannot hold them.
+    """
+    geometry, pitch = fault_map.geometry, mapping.pitch
+    slots = check_holds(geometry, weights=weights, bits=bits, mapping=mapping)
+    per_word = geometry.bits // pitch
     word, place = np.divmod(fault_map.cells, geometry.bits)
     slot, bit = np.divmod(place, pitch)
     used = (slot < per_word) & (bit < bits)
