@@ -18,10 +18,17 @@ from torch import Tensor
 from faultinj.sram import voltage_at
 from faultinj.stats import bootstrap_interval
 from quant import engine
+from quant.chip_training import merge_maps
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
 from quant.network import IntegerNetwork
-from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
+from quant.weight_memory import (
+    WeightFaults,
+    WeightMapping,
+    faults_of_weights,
+    logits_of,
+    weight_codes,
+)
 from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
 
@@ -87,7 +94,7 @@ def accuracy_over_chips(
     mapping: WeightMapping | None = None,
     faq: bool = False,
     unrounded: np.ndarray | None = None,
-    stored: Sequence[np.ndarray] | None = None,
+    merge: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[ChipResult, ...]:
@@ -96,7 +103,7 @@ def accuracy_over_chips(
     One chip at a time is in memory; of a chip, its faulty words and one set of weights.
 
     Args:
-        network: what is stored, the same on every chip unless `faq` or `stored` say otherwise.
+        network: what is stored, the same on every chip unless `faq` says otherwise.
         codes: image codes (N, C, H, W).
         labels: classes, (N,).
         chips: complete up to the highest rate; each is asked for once, and may be drawn then.
@@ -104,7 +111,8 @@ def accuracy_over_chips(
         mapping: of weights to cells; by default one after the other from the first word on.
         faq: choose the codes for each chip at each rate (`quant.faq`).
         unrounded: the weights before rounding, for `faq`.
-        stored: in place of the network's, the codes to write to each chip, int8 (weights,).
+        merge: with `faq`, choose one set of codes for all chips, for their merged map at each rate;
+            a policy of `quant.chip_training.merge_maps`. All chips are then in memory.
         seed: of the bootstrap.
         progress: told about finished pairs of chip and rate.
 
@@ -114,29 +122,36 @@ def accuracy_over_chips(
     """
     if not len(codes) or not len(rates) or not len(chips):
         raise InputError("accuracy over chips needs at least one image, one rate and one chip")
-    mapping = mapping or WeightMapping()
+    layout = mapping or WeightMapping()
     truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
     clean_codes = weight_codes(network)
     clean = _right(network, codes, truth, clean_codes)
     table = FaultAwareTable(network.weight_bits)
+
+    def faulty(chip: FaultMap) -> WeightFaults:
+        bits, weights = network.weight_bits, len(clean_codes)
+        return faults_of_weights(chip, weights=weights, bits=bits, mapping=layout)
+
+    def for_chip(faults: WeightFaults) -> np.ndarray:
+        return fault_aware_codes(clean_codes, faults, unrounded=unrounded, table=table)
+
+    shared = []
+    if faq and merge is not None:
+        chips = list(chips)
+        shared = [for_chip(faulty(merge_maps([c.at(r) for c in chips], merge))) for r in rates]
     plain: list[list[float]] = [[] for _ in rates]
     robust: list[list[float]] = [[] for _ in rates]
     flipped = np.zeros(len(rates))
     mask = np.uint8((1 << network.weight_bits) - 1)
     with (progress or NoProgress()).task("chips", len(chips) * len(rates)) as advance:
-        for number, chip in enumerate(chips):
+        for chip in chips:
             for k, rate in enumerate(rates):
-                faults = faults_of_weights(
-                    chip.at(rate),
-                    weights=len(clean_codes),
-                    bits=network.weight_bits,
-                    mapping=mapping,
-                )
-                written = clean_codes if stored is None else stored[number]
+                faults = faulty(chip.at(rate))
+                written = clean_codes
                 if faq:
-                    written = fault_aware_codes(written, faults, unrounded=unrounded, table=table)
+                    written = shared[k] if shared else for_chip(faults)
                 read = faults.read(written)
-                changed = (read ^ clean_codes)[faults.index].view(np.uint8) & mask
+                changed = (read ^ clean_codes).view(np.uint8) & mask
                 flipped[k] += int(np.bitwise_count(changed).sum())
                 right = _right(network, codes, truth, read)
                 plain[k].append(100.0 * float(right.double().mean()))

@@ -20,6 +20,7 @@ from quant import engine
 from quant.data import Split, load_data, to_input
 from quant.faq import load_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry, check_rate
+from quant.method_names import POLICIES
 from quant.network import IntegerNetwork
 from quant.weight_memory import WeightMapping, weight_codes
 from trilat.errors import InputError, run_command, unknown_name
@@ -89,6 +90,7 @@ def main_parser() -> argparse.ArgumentParser:
     add("--pitch", type=int, default=8, metavar="N", help="bits of a weight's slot (8)")
     add("--tiled", action="store_true", help="reuse the memory as a buffer, again and again")
     add("--faq", action="store_true", help="fault-aware quantization: codes chosen for each chip")
+    add("--merge", metavar="POLICY", help=f"with --faq, one set of codes: {', '.join(POLICIES)}")
     add("--unrounded", type=Path, metavar="FILE", help="of python -m quant.run, for --faq")
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=int, default=0, metavar="N", help="of data split, chips, bootstrap (0)")
@@ -136,6 +138,7 @@ def run(arguments: argparse.Namespace) -> tuple[ChipResult, ...]:
         mapping=mapping,
         faq=arguments.faq,
         unrounded=unrounded,
+        merge=arguments.merge,
         seed=arguments.seed,
         progress=progress,
     )
@@ -224,6 +227,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seed must be at least 0, not {arguments.seed}")
     if arguments.profile is not None and arguments.profile not in PROFILES:
         raise unknown_name("profile", arguments.profile, list(PROFILES))
+    if arguments.merge is not None and not arguments.faq:
+        raise InputError("--merge is for --faq")
+    if arguments.merge not in (None, *POLICIES):
+        raise unknown_name("merge policy", arguments.merge, list(POLICIES))
     if arguments.unrounded is not None and not arguments.faq:
         raise InputError("--unrounded is for --faq")
 

@@ -14,7 +14,8 @@ from faultinj.chip_campaign import accuracy_over_chips
 from faultinj.chips import main
 from faultinj.random_maps import random_map
 from quant import engine
-from quant.faq import save_unrounded
+from quant.chip_training import merge_maps
+from quant.faq import fault_aware_codes, save_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
 from quant.network import Gemm, IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
@@ -101,18 +102,32 @@ def test_faq_loses_less() -> None:
     assert (plain.faq, faq.faq) == (False, True)
 
 
-def test_each_chip_may_hold_codes_of_its_own() -> None:
+def test_a_group_may_share_one_set_of_codes() -> None:
     network = plain_network(seed=1)
     codes = image_codes(network, 30)
     labels = engine.top1(engine.logits(network, codes))
-    chips = chips_for(network, 2, 0.05, "flip")
-    written = weight_codes(network)
-    stored = []
-    for chip in chips:  # the inverse in every flipping cell
-        faults = faults_of_weights(chip, weights=len(written), bits=8, mapping=WeightMapping())
-        stored.append(faults.read(written))
-    result = accuracy_over_chips(network, codes, labels, chips, rates=[0.05], stored=stored)[0]
-    assert result.plain.min == 100.0 and result.flipped_bits == 0
+    chips, rate = chips_for(network, 3, 0.01, "stuck"), 0.005
+    found = accuracy_over_chips(
+        network, codes, labels, chips, rates=[rate, 0.01], faq=True, merge="ignore"
+    )[0]
+    written, size = weight_codes(network), len(weight_codes(network))
+    faults = [
+        faults_of_weights(m, weights=size, bits=8, mapping=WeightMapping())
+        for m in (merge_maps([c.at(rate) for c in chips], "ignore"), *(c.at(rate) for c in chips))
+    ]
+    stored = fault_aware_codes(written, faults[0])
+    expected = [
+        100
+        * float((engine.top1(logits_of(network, codes, f.read(stored))) == labels).double().mean())
+        for f in faults[1:]
+    ]
+    assert found.plain.mean == pytest.approx(np.mean(expected))
+    assert found.plain.min == min(expected)
+    with pytest.raises(InputError, match="only maps of stuck cells"):
+        accuracy_over_chips(
+            network, codes, labels, chips_for(network, 2, 0.01, "flip"), rates=[rate], faq=True,
+            merge="ignore",
+        )  # fmt: skip
 
 
 def test_nothing_to_measure_is_told() -> None:
@@ -167,6 +182,8 @@ def test_the_command_prints_and_writes(files, tmp_path, capsys) -> None:
         (["--chip", "none.safetensors"], "no such chip file: none.safetensors"),
         (["--unrounded", "x.safetensors"], "--unrounded is for --faq"),
         (["--faq", "--unrounded", "x.safetensors"], "no such file of unrounded weights"),
+        (["--merge", "ignore"], "--merge is for --faq"),
+        (["--faq", "--merge", "vote"], "unknown merge policy 'vote'"),
         (["--split", "all"], "unknown split 'all'"),
         (["--offset", "-1"], "the offset of the weights must be at least 0"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
