@@ -96,7 +96,8 @@ class BrevitasModel(nn.Module):
     def disturbed(self, disturb: Disturb) -> Iterator[None]:
         """Let training compute with quantized weights that `disturb` changes, within the block.
 
-        What it returns must carry the gradient back to the quantized weight.
+        What it returns must carry the gradient back to the quantized weight, which it may change
+        in place.
         """
         self._disturb = disturb
         try:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel
-from quant.disturbance import codes_at, substituted
+from quant.disturbance import Words
 from quant.export import unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import KINDS, FaultMap
@@ -166,14 +166,14 @@ def chip_step(
 
         def disturb(name: str, values: Tensor, scale: Tensor) -> Tensor:
             faults, index = parts[name]
-            plain = codes_at(values, scale, index).astype(np.int8)
+            words = Words(values, scale, index)
+            plain = words.codes()
             if faq:
                 table = tables.setdefault(faults.bits, FaultAwareTable(faults.bits))
-                latent = codes_at(model.layer(name).weight, scale, index)
-                read = table.nearest(faults, plain, latent)
+                read = table.nearest(faults, plain, words.of(model.layer(name).weight))
             else:
                 read = (plain & faults.keep) ^ faults.invert
-            return substituted(values, scale, index, read)
+            return words.replaced(read)
 
         with model.disturbed(disturb):
             value = loss(model, images, labels)

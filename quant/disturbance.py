@@ -10,40 +10,44 @@ import torch
 from torch import Tensor
 
 
-def codes_at(values: Tensor, scale: Tensor, index: Tensor) -> np.ndarray:
-    """Return some of a layer's weights in units of their scales, float32 (F,), exact if quantized.
+class Words:
+    """Some of a layer's quantized weights in units of their scales: what a memory holds of them.
 
-    Args:
-        values: (out, ...), on the CPU.
-        scale: of each output channel, in the dimensions of `values`.
+    Attributes:
+        values: the layer's weights, (out, ...), on the CPU.
         index: int64 (F,), into the flat weights.
     """
-    with torch.no_grad():
-        found = values.reshape(-1)[index] / _scales_at(values, scale, index)
-    return found.numpy()
 
+    def __init__(self, values: Tensor, scale: Tensor, index: Tensor) -> None:
+        """Take the words at `index`; `scale` is per output channel, in the dimensions of values."""
+        self.values, self.index = values, index
+        self._scales = scale.reshape(-1)[index // values[0].numel()]
 
-def substituted(values: Tensor, scale: Tensor, index: Tensor, codes: np.ndarray) -> Tensor:
-    """Return a layer's weights with some codes replaced; gradients pass straight through.
+    def of(self, weight: Tensor) -> np.ndarray:
+        """Return the words of a weight like `values`, float32 (F,), exact if it is quantized."""
+        with torch.no_grad():
+            return (weight.reshape(-1)[self.index] / self._scales).numpy()
 
-    Args:
-        values, scale, index: as in `codes_at`.
-        codes: int8 (F,), what is read in their place.
-    """
-    read = torch.from_numpy(codes).to(values.dtype) * _scales_at(values, scale, index)
-    return _Substitute.apply(values, index, read)
+    def codes(self) -> np.ndarray:
+        """Return the words, int8 (F,)."""
+        return self.of(self.values).astype(np.int8)
 
+    def replaced(self, codes: np.ndarray) -> Tensor:
+        """Put other words in place, int8 (F,), and return the weights.
 
-def _scales_at(values: Tensor, scale: Tensor, index: Tensor) -> Tensor:
-    return scale.reshape(-1)[index // values[0].numel()]
+        It changes `values`, whose own gradient does not notice: it passes straight through.
+        """
+        read = torch.from_numpy(codes).to(self.values.dtype) * self._scales
+        return _Substitute.apply(self.values, self.index, read)
 
 
 class _Substitute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor, read: Tensor) -> Tensor:
-        result = values.clone(memory_format=torch.contiguous_format)
-        result.view(-1)[index] = read
-        return result
+        # In place: a copy of all weights would cost more than all else that is done here.
+        ctx.mark_dirty(values)
+        values.view(-1)[index] = read
+        return values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

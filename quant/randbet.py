@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quant.brevitas_model import BrevitasModel
-from quant.disturbance import codes_at, substituted
+from quant.disturbance import Words
 from quant.fine_tuning import Loss, Step, cross_entropy
 from quant.weight_memory import WeightFaults
 
@@ -38,13 +38,18 @@ def random_flips(rng: np.random.Generator, *, weights: int, bits: int, rate: flo
     """
     cells = weights * bits
     draws = int(cells * rate + 6 * np.sqrt(cells * rate)) + 8
-    cell = np.cumsum(rng.geometric(rate, draws)) - 1
+    cell = np.cumsum(_gaps(rng, rate, draws)) - 1
     while cell[-1] < cells:
-        cell = np.concatenate([cell, cell[-1] + np.cumsum(rng.geometric(rate, draws))])
-    word, bit = np.divmod(cell[: np.searchsorted(cell, cells)], bits)
-    mask = np.where(bit == bits - 1, -(1 << (bits - 1)), 1 << bit).astype(np.int8)
-    starts = np.flatnonzero(np.diff(word, prepend=-1))
-    invert = np.bitwise_or.reduceat(mask, starts) if len(starts) else mask
+        cell = np.concatenate([cell, cell[-1] + np.cumsum(_gaps(rng, rate, draws))])
+    cell = cell[: np.searchsorted(cell, cells)]
+    word = cell // bits
+    # The highest bit of a code stands for all above it, since a code is kept sign-extended.
+    mask = np.array([*(1 << b for b in range(bits - 1)), -1 << (bits - 1)], dtype=np.int8)
+    masks = mask[cell - word * bits]
+    first = np.empty(len(word), dtype=bool)
+    first[:1], first[1:] = True, word[1:] != word[:-1]
+    starts = np.flatnonzero(first)
+    invert = np.bitwise_or.reduceat(masks, starts) if len(starts) else masks
     return WeightFaults(
         weights=weights,
         bits=bits,
@@ -52,6 +57,15 @@ def random_flips(rng: np.random.Generator, *, weights: int, bits: int, rate: flo
         keep=np.full(len(starts), -1, dtype=np.int8),
         invert=invert,
     )
+
+
+def _gaps(rng: np.random.Generator, rate: float, count: int) -> np.ndarray:
+    """Return geometric numbers, int64 (count,): the distances of neighbouring errors."""
+    if rate == 1:
+        return np.ones(count, dtype=np.int64)
+    # numpy's own geometric takes twice as long.
+    waits = rng.standard_exponential(count) / -np.log1p(-rate)
+    return np.maximum(np.ceil(waits), 1).astype(np.int64)
 
 
 def bit_error_step(
@@ -71,8 +85,8 @@ def bit_error_step(
     def disturb(name: str, values: Tensor, scale: Tensor) -> Tensor:
         faults = random_flips(rng, weights=values.numel(), bits=bits, rate=rate)
         index = torch.from_numpy(faults.index).long()
-        written = codes_at(values, scale, index).astype(np.int8)
-        return substituted(values, scale, index, written ^ faults.invert)
+        words = Words(values, scale, index)
+        return words.replaced(words.codes() ^ faults.invert)
 
     def step(model: BrevitasModel, images: Tensor, labels: Tensor) -> float:
         clean = loss(model, images, labels)

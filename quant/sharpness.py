@@ -98,10 +98,10 @@ def _ascent(model: BrevitasModel, rho: float) -> Disturb:
     norm = torch.linalg.vector_norm(
         torch.stack([torch.linalg.vector_norm(g) for g in gradients.values() if g is not None])
     )
-    factor = rho / (norm + 1e-12)
+    factor = rho / (float(norm) + 1e-12)
 
     def disturb(name: str, values: Tensor, scale: Tensor) -> Tensor:
         gradient = gradients[name]
-        return values if gradient is None else values + factor * gradient
+        return values if gradient is None else values.add_(gradient, alpha=factor)
 
     return disturb

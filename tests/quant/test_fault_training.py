@@ -26,7 +26,7 @@ from quant.chip_training import (
     similarity,
 )
 from quant.data import DataSet, load_data, to_input
-from quant.disturbance import codes_at, substituted
+from quant.disturbance import Words
 from quant.export import to_network, unrounded_weights
 from quant.faq import fault_aware_codes
 from quant.fault_map import KINDS, FaultMap, MemoryGeometry
@@ -107,15 +107,16 @@ def test_random_flips_are_independent_and_as_many_as_the_rate_says(bits: int, ra
     assert abs(both - count * rate**2) <= 5 * math.sqrt(count) * rate + 3
 
 
-def test_substituted_weights_are_exact_and_let_the_gradient_through() -> None:
-    values = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, -1.5]], requires_grad=True)
-    scale = torch.tensor([[1.0], [0.5]])
-    index = torch.tensor([1, 3, 5])
-    assert codes_at(values, scale, index).tolist() == [-2.0, 1.0, -3.0]
-    result = substituted(values, scale, index, np.array([-128, 127, 4], dtype=np.int8))
+def test_replaced_words_are_exact_and_let_the_gradient_through() -> None:
+    weight = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, -1.5]], requires_grad=True)
+    values = weight * 1
+    words = Words(values, torch.tensor([[1.0], [0.5]]), torch.tensor([1, 3, 5]))
+    assert words.codes().tolist() == [-2, 1, -3]
+    assert words.of(weight + 0.25).tolist() == [-1.75, 1.5, -2.5]
+    result = words.replaced(np.array([-128, 127, 4], dtype=np.int8))
     assert result.tolist() == [[1.0, -128.0, 3.0], [63.5, 1.0, 2.0]]
     result.backward(torch.arange(6.0).view(2, 3))
-    assert values.grad is not None and values.grad.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert weight.grad is not None and weight.grad.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
