@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --prefer-binary --no-compile
 
 # Variables on the command line of `make dse` become flags of the same name; others are not passed.
-VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD DATAFLOW FAULTS SEED OUT JOBS VERIFY FAMILY
+VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD DATAFLOW FAULTS SEED OUT JOBS VERIFY FAMILY CHIP
 given = $(foreach v,$(VARIABLES),$(if $(filter command,$(origin $(v))),$(v)))
 lower = $(shell tr A-Z a-z <<< $(1))
 quote = '$(subst ','\'',$(1))'
@@ -34,7 +34,8 @@ trilat: accuracy, reliability under faults and hardware cost of one quantized ac
 Variables of `make dse`, each a flag of `python -m dse.run` (its --help explains them):
   MODEL=vgg11|lenet5|alexnet|resnet18|file.py:factory   WEIGHTS=file.safetensors
   DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder
-  BITS=4,8   METHOD=qat|ptq   ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
+  BITS=4,8   METHOD=qat|ptq|clip|randbet|saq|sparse|retrain, joined by +   CHIP=chip.safetensors
+  ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
   DATAFLOW=ws|os|ws,os
   TRIALS=24   FAULTS=auto|rate   FAMILY=xc7|xcup|ecp5|ice40|gowin   VERIFY=best|all|none
   SEED=0   OUT=runs/NAME   JOBS=2

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -19,19 +20,22 @@ from dse.store import Result, Store
 from quant import engine
 from quant.agreement import compare_layers
 from quant.data import DataSet, Split, load_data, stratified, to_input
+from quant.fault_map import FaultMap
 from quant.graph import trace
+from quant.method_names import parse_method
 from quant.models import ModelSpec, build_model, load_weights, weights_normalization
 from quant.network import IntegerNetwork
 from quant.onnx_export import export_onnx
 from quant.ops import GemmOp
 from quant.quantize import quantize
 from quant.training import float_accuracy, train_float
+from quant.weight_memory import WeightMapping, check_holds
 from trilat.files import content_hash
 from trilat.progress import Progress
 
 # One more whenever a stage's figures change for the same inputs; old results are then not reused.
 STAGE_VERSION = {
-    "float": 2,
+    "float": 3,
     "network": 2,
     "bounds": 1,
     "rate": 2,
@@ -65,6 +69,7 @@ class Bench:
         settings, store, data, spec, progress: of the run.
         max_k: longest reduction of the network.
         origin: what the float weights come from, JSON-able; part of every key.
+        chips: that ``retrain`` trains for.
         loaded: networks in memory, by (method, weight bits, activation bits).
         helper: synthesises ahead; empty where nothing does.
     """
@@ -76,6 +81,7 @@ class Bench:
     progress: Progress
     max_k: int
     origin: dict[str, Any]
+    chips: tuple[FaultMap, ...] = ()
     loaded: dict[tuple[str, int, int], Loaded] = field(default_factory=dict)
     helper: list[Background] = field(default_factory=list)
 
@@ -90,6 +96,10 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
         settings.model, num_classes=data.num_classes, data_shape=data.shape, seed=settings.seed
     )
     layers = [op for op in trace(spec.module, spec.input_shape) if isinstance(op, GemmOp)]
+    chips = tuple(FaultMap.load(path) for path in settings.chips)
+    count = sum(layer.weight.numel() for layer in layers)
+    for chip, bits in itertools.product(chips, settings.space.weight_bits):
+        check_holds(chip.geometry, weights=count, bits=bits, mapping=WeightMapping())
     weights = None
     if settings.weights:
         load_weights(spec.module, settings.weights)
@@ -107,6 +117,7 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
             "weights": weights,
             "seed": settings.seed,
         },
+        chips=chips,
     )
 
 
@@ -160,6 +171,7 @@ def describe_model(bench: Bench) -> Answer:
 def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loaded:
     """Quantize at the given widths: IntegerNetwork, ONNX and the counts of their agreement."""
     name = (method, weight_bits, act_bits)
+    for_chips = parse_method(method).policy is not None
     if name in bench.loaded:
         loaded = bench.loaded[name]
         return replace(loaded, result=replace(loaded.result, cached=True))
@@ -172,6 +184,7 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
             act_bits=act_bits,
             method=method,
             seed=bench.settings.seed,
+            chips=bench.chips if for_chips else (),
             progress=bench.progress,
         )
         model.network.save(folder / "network.safetensors")
@@ -201,6 +214,8 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
         weight_bits=weight_bits,
         act_bits=act_bits,
     )
+    if for_chips:
+        inputs["chips"] = [content_hash(path.read_bytes()) for path in bench.settings.chips]
     result = bench.store.run("network", inputs, compute)
     loaded = Loaded(
         result=result, network=IntegerNetwork.load(result.folder / "network.safetensors")

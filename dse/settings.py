@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from dse.space import Space, parse_space
 from hdl.families import FAMILIES
+from quant.method_names import HELP, parse_method
 from trilat.errors import InputError, unknown_name
 
 DEFAULT_TRIALS = 24
@@ -56,6 +57,7 @@ class Settings:
         jobs: cores to use.
         verify: which points are simulated in RTL: ``best``, ``all`` or ``none``.
         family: target of synthesis.
+        chips: chip files that the method ``retrain`` trains for.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Settings:
     jobs: int
     verify: str
     family: str
+    chips: tuple[Path, ...] = ()
 
     def flags(self) -> dict[str, Any]:
         """Return every flag by name, as the record and the report show them."""
@@ -90,6 +93,7 @@ class Settings:
             "jobs": self.jobs,
             "verify": self.verify,
             "family": self.family,
+            "chip": _join(self.chips) or None,
         }
 
     def command(self) -> str:
@@ -144,8 +148,14 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--method",
         default="qat",
-        help="quantization-aware training (qat), post-training calibration (ptq), or both as a "
-        "knob: qat,ptq (default: %(default)s)",
+        help=f"how networks are quantized; several, separated by commas, are a knob: {HELP} "
+        "(default: %(default)s)",
+    )
+    what.add_argument(
+        "--chip",
+        default="",
+        metavar="FILE,FILE",
+        help="chip files of python -m faultinj.chips, whose merged fault map retrain trains for",
     )
     space = result.add_argument_group("design space (comma-separated lists)")
     space.add_argument(
@@ -228,6 +238,7 @@ def parse(argv: list[str] | None = None) -> Settings:
             raise unknown_name(kind, name, list(accepted))
     if args.weights is not None and not Path(args.weights).is_file():
         raise InputError(f"weights must be a .safetensors file, and there is no {args.weights!r}")
+    chips = _chips(args.chip, space)
     return Settings(
         model=args.model,
         data=args.data,
@@ -240,7 +251,21 @@ def parse(argv: list[str] | None = None) -> Settings:
         jobs=_integer("jobs", args.jobs, 1),
         verify=args.verify,
         family=args.family,
+        chips=chips,
     )
+
+
+def _chips(text: str, space: Space) -> tuple[Path, ...]:
+    chips = tuple(Path(word.strip()) for word in text.split(",") if word.strip())
+    for path in chips:
+        if not path.is_file():
+            raise InputError(f"chip must be chip files separated by commas; there is no {path}")
+    wanted = any(parse_method(name).policy is not None for name in space.method)
+    if wanted and not chips:
+        raise InputError("method retrain needs the fault map of a chip (--chip FILE)")
+    if chips and not wanted:
+        raise InputError("--chip is for the method retrain")
+    return chips
 
 
 def default_out(model: str, data: str, bits: str) -> Path:

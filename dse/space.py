@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from dse.records import Design
 from hdl.config import DATAFLOWS, PROTECTIONS, AcceleratorConfig
+from quant.method_names import METHODS, parse_method
 from trilat.errors import InputError, unknown_name
 
-METHODS = ("qat", "ptq")
 # Designs before the sampler takes over: the corners, then random ones; all known from the start.
 STARTUP = 10
 
@@ -22,7 +23,7 @@ class Space:
     """Every combination of the values of seven knobs. Field names are those of `Design`.
 
     Attributes:
-        method: training methods, of `METHODS`.
+        method: full names of `quant.method_names`.
         weight_bits, act_bits: widths 2..8, ascending.
         protect: protection units, of `hdl.config.PROTECTIONS`.
         rows, cols: array sizes 1..64, ascending.
@@ -123,7 +124,7 @@ def parse_space(
     for value in col_values:
         AcceleratorConfig(cols=value)
     return Space(
-        method=_names("method", method, METHODS),
+        method=_methods(method),
         weight_bits=widths,
         act_bits=widths,
         protect=_names("protection", protect, PROTECTIONS),
@@ -141,6 +142,12 @@ def _integers(name: str, text: str) -> tuple[int, ...]:
         except ValueError:
             raise InputError(f"{name} must be integers separated by commas, not {text!r}") from None
     return tuple(sorted(values))
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    """Return the full names of methods, in the order of `METHODS`."""
+    names = {parse_method(word.strip()).name for word in text.split(",")}
+    return tuple(sorted(names, key=lambda n: (METHODS.index(re.split("[:+]", n)[0]), n)))
 
 
 def _names(kind: str, text: str, accepted: tuple[str, ...]) -> tuple[str, ...]:

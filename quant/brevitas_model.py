@@ -8,8 +8,9 @@ activations would take a third of a step; a test holds both equal.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ from quant.calibration import Formats, high_code, weight_limit
 from quant.convolution import conv2d
 from quant.network import TensorFormat
 from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp, keeps_format
+
+# Takes a layer's name, its quantized weight (dequantized) and the scale of each output channel in
+# the weight's dimensions; gives the weight that the layer then computes with.
+Disturb = Callable[[str, Tensor, Tensor], Tensor]
 
 
 class _Weight(Int8WeightPerChannelFixedPoint):
@@ -71,6 +76,7 @@ class BrevitasModel(nn.Module):
         super().__init__()
         self.ops = tuple(ops)
         self.formats = formats
+        self._disturb: Disturb | None = None
         self.gemms = nn.ModuleDict()
         self.acts = nn.ModuleDict({"input": _activation(formats.tensors["input"], "none")})
         for op in self.ops:
@@ -85,6 +91,19 @@ class BrevitasModel(nn.Module):
     def layer(self, name: str) -> QuantConv2d | QuantLinear:
         """Return the Brevitas layer of an operation."""
         return self.gemms[_key(name)]
+
+    @contextlib.contextmanager
+    def disturbed(self, disturb: Disturb) -> Iterator[None]:
+        """Let training compute with quantized weights that `disturb` changes, within the block.
+
+        What it returns must carry the gradient back to the quantized weight, which it may change
+        in place.
+        """
+        self._disturb = disturb
+        try:
+            yield
+        finally:
+            self._disturb = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, classes) of normalized images (N, C, H, W)."""
@@ -126,9 +145,10 @@ class BrevitasModel(nn.Module):
             return y.view(len(x), -1, 1, 1) if op.kind == "linear" else y
         limit = weight_limit(self.formats.weight_bits)
         scale = _powers(self.formats.weights[op.name], layer.weight)
-        weight = _FakeQuantizeParameter.apply(
-            layer.weight, scale.view(-1, *[1] * (layer.weight.dim() - 1)), -limit, limit
-        )
+        scale = scale.view(-1, *[1] * (layer.weight.dim() - 1))
+        weight = _FakeQuantizeParameter.apply(layer.weight, scale, -limit, limit)
+        if self._disturb is not None:
+            weight = self._disturb(op.name, weight, scale)
         half = 1 << (self.formats.bias_bits - 1)
         scale = _powers(self.formats.bias_exponent(op), layer.bias)
         bias = _FakeQuantizeParameter.apply(layer.bias, scale, -half, half - 1)

@@ -57,6 +57,20 @@ def to_network(
     )
 
 
+def unrounded_weights(model: BrevitasModel) -> np.ndarray:
+    """Return the model's weights in units of their scales, before rounding, float32 (weights,).
+
+    In the order of `quant.weight_memory.weight_codes`.
+    """
+    parts = []
+    for op in model.ops:
+        if isinstance(op, GemmOp):
+            weight = model.layer(op.name).weight.detach().cpu().numpy()
+            scale = np.exp2(model.formats.weights[op.name].astype(np.float32))
+            parts.append((weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).ravel())
+    return np.concatenate(parts)
+
+
 def exactness_bound(network: IntegerNetwork) -> dict[str, int]:
     """Return per layer the largest ``sum(|a * w|) + |bias|`` over its channels, for any image.
 

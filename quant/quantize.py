@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantization of a trained float model: calibration alone, or fine-tuning after it."""
+"""Quantization of a trained float model: calibration alone, or training after it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel, build_model
 from quant.calibration import choose_formats
 from quant.data import DataSet, Split, stratified, to_input
 from quant.export import exactness_bound, to_network
+from quant.fault_map import FaultMap
+from quant.fault_training import ChipGroup, chip_record, clipped, step_for
+from quant.fine_tuning import LARGEST_SHARE, fine_tune
 from quant.graph import trace
+from quant.method_names import METHODS, Method, parse_method
 from quant.models import ModelSpec
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp, Op, activate, evaluate
-from trilat.errors import InputError, unknown_name
+from quant.weight_memory import WeightMapping
+from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
 
-METHODS = ("qat", "ptq")
-BATCH = 32
+__all__ = ["METHODS", "QuantizedModel", "check_settings", "network_accuracy", "quantize"]
+
 _CALIBRATION_IMAGES = 128
 # Floats of all tensors of all calibration images that are held at once (1 GiB).
 _CALIBRATION_FLOATS = 1 << 28
@@ -35,7 +39,6 @@ _CALIBRATION_FLOATS = 1 << 28
 # digits), twice as many at 2 bits, within these epochs.
 _TRAINING_MACS = 2.0e11
 _EPOCHS = (1, 20)
-_STEP_SHARE = 0.01
 _CHOICE_IMAGES = 1024
 
 
@@ -63,6 +66,8 @@ def quantize(
     method: str,
     seed: int,
     epochs: int | None = None,
+    chips: Sequence[FaultMap] = (),
+    mapping: WeightMapping | None = None,
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantize a trained float model.
@@ -70,21 +75,26 @@ def quantize(
     Post-training (``"ptq"``): power-of-two scales of least squared error on calibration images
     from the training split, then biases corrected layer by layer so that the mean of every
     channel stays that of the float model. Quantization-aware (``"qat"``): fine-tuning from there
-    with the scales held constant. The same arguments give the same network.
+    with the scales held constant. The other methods (`quant.method_names`) are such training with
+    other steps. The same arguments give the same network.
 
     Args:
         spec: the float model; it is not changed.
         data: train is used for calibration and fine-tuning, val for the accuracy reported.
         weight_bits, act_bits: 2..8.
-        method: one of `METHODS`.
-        seed: of the calibration images and the order of training.
-        epochs: of fine-tuning; by default as many as a fixed amount of arithmetic allows.
+        method: a name of `quant.method_names`.
+        seed: of the calibration images, the order of training and its random faults.
+        epochs: of fine-tuning; by default as many as a fixed amount of arithmetic allows. Weight
+            clipping takes as many again before it.
+        chips: that ``retrain`` trains for.
+        mapping: of the weights to their cells; by default one after the other.
         progress: where the stages report.
 
     Raises:
-        InputError: a width outside 2..8, an unknown method or an unsupported layer.
+        InputError: a width outside 2..8, an unknown method, an unsupported layer, ``retrain``
+            without a chip, chips without it, or a chip that cannot hold the network.
     """
-    check_settings(weight_bits, act_bits, method)
+    chosen = check_settings(weight_bits, act_bits, method, len(chips))
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be at least 1, not {epochs}")
     progress = progress or NoProgress()
@@ -95,13 +105,33 @@ def quantize(
         raise InputError(
             f"the model gives {ops[-1].shape[0]} logits, the data has {data.num_classes} classes"
         )
+    epochs = epochs or default_epochs(ops, len(data.train), min(weight_bits, act_bits))
+    if chosen.wmax is not None:
+        wide = _calibrated(ops, spec, data, 8, 8, seed, progress)
+        ops = clipped(wide, data, spec.input_shape, chosen.wmax, epochs, seed, progress)
     model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress)
-    history: dict[str, Any] = {"method": method, "seed": seed}
+    group = ChipGroup(maps=tuple(chips), mapping=mapping or WeightMapping())
+    history: dict[str, Any] = {"method": chosen.name, "seed": seed}
     if method == "qat":
-        epochs = epochs or default_epochs(ops, len(data.train), min(weight_bits, act_bits))
         history |= _fine_tuned(model, spec, data, epochs, seed, progress, f"QAT {label}")
-    metadata = _metadata(spec, data, method, seed, epochs if method == "qat" else None)
+    elif chosen.trained:
+        losses = fine_tune(
+            model,
+            data,
+            spec.input_shape,
+            epochs=epochs,
+            seed=seed,
+            share=LARGEST_SHARE,
+            step=step_for(chosen, model, data, group, epochs, seed),
+            wmax=None if chosen.wmax is None else lambda done: chosen.wmax or 0.0,
+            progress=progress,
+            description=f"{chosen.name} {label}",
+        )
+        history |= {"epochs": epochs, "losses": losses}
+    metadata = _metadata(spec, data, chosen.name, seed, epochs if chosen.trained else None)
     network = to_network(model, name=spec.name, input_shape=spec.input_shape, metadata=metadata)
+    if chips:
+        history["chips"] = chip_record(chosen, model, network, data, group, _CHOICE_IMAGES)
     accuracy = history.get("val_accuracy") or network_accuracy(network, data, data.val)
     network.metadata["val_accuracy"] = accuracy
     network.metadata["exactness_bound"] = max(exactness_bound(network).values())
@@ -109,13 +139,22 @@ def quantize(
     return QuantizedModel(module=model, network=network, history=history)
 
 
-def check_settings(weight_bits: int, act_bits: int, method: str) -> None:
-    """Raise InputError for a width outside 2..8 or an unknown method."""
+def check_settings(weight_bits: int, act_bits: int, method: str, chips: int = 0) -> Method:
+    """Return the method; raise InputError for a width outside 2..8 or what does not go together.
+
+    Args:
+        weight_bits, act_bits, method: as in `quantize`.
+        chips: how many chips are given.
+    """
     for name, bits in (("weight", weight_bits), ("activation", act_bits)):
         if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
             raise InputError(f"{name} bits must be an integer in 2..8, not {bits!r}")
-    if method not in METHODS:
-        raise unknown_name("method", method, list(METHODS))
+    chosen = parse_method(method)
+    if chosen.policy is not None and not chips:
+        raise InputError(f"method {method} needs the fault map of a chip (--chip FILE)")
+    if chosen.policy is None and chips:
+        raise InputError(f"method {method} has no use for a chip (accepted with one: retrain)")
+    return chosen
 
 
 def network_accuracy(network: IntegerNetwork, data: DataSet, split: Split) -> float:
@@ -195,7 +234,15 @@ def _fine_tuned(
     sample = Split(images=data.val.images[:_CHOICE_IMAGES], labels=data.val.labels[:_CHOICE_IMAGES])
     before = copy.deepcopy(model.state_dict())
     calibrated = _model_accuracy(model, spec, data, sample)
-    losses = _fine_tune(model, spec, data, epochs, seed, progress, description)
+    losses = fine_tune(
+        model,
+        data,
+        spec.input_shape,
+        epochs=epochs,
+        seed=seed,
+        progress=progress,
+        description=description,
+    )
     tuned = _model_accuracy(model, spec, data, sample)
     if tuned < calibrated:
         model.load_state_dict(before)
@@ -214,61 +261,6 @@ def _fine_tuned(
 def _model_accuracy(model: BrevitasModel, spec: ModelSpec, data: DataSet, split: Split) -> float:
     network = to_network(model, name=spec.name, input_shape=spec.input_shape, metadata={})
     return network_accuracy(network, data, split)
-
-
-def _fine_tune(
-    model: BrevitasModel,
-    spec: ModelSpec,
-    data: DataSet,
-    epochs: int,
-    seed: int,
-    progress: Progress,
-    description: str,
-) -> list[float]:
-    """Train weights and biases with constant scales; return the mean loss of each epoch."""
-    rng = np.random.default_rng(seed)
-    batches = -(-len(data.train) // BATCH)
-    groups = _parameter_groups(model)
-    optimizer = torch.optim.Adam(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=epochs * batches, pct_start=0.1
-    )
-    losses = []
-    model.train()
-    with progress.task(description, epochs * len(data.train)) as advance:
-        for _ in range(epochs):
-            total = 0.0
-            for batch in np.array_split(rng.permutation(len(data.train)), batches):
-                images = to_input(data.train.images[batch], spec.input_shape, data.mean, data.std)
-                labels = torch.from_numpy(data.train.labels[batch])
-                loss = F.cross_entropy(model(images), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += float(loss.detach()) * len(batch)
-                advance(len(batch))
-            losses.append(total / len(data.train))
-    model.eval()
-    return losses
-
-
-def _parameter_groups(model: BrevitasModel) -> list[dict[str, Any]]:
-    """Return the parameters of each layer with its learning rate.
-
-    Adam moves a weight by about the rate per step, so the rate is a share of the layer's typical
-    weight: the same for every size of layer, less for wide words, which have less to repair.
-    """
-    width = min(model.formats.weight_bits, model.formats.act_bits)
-    share = _STEP_SHARE * 2.0 ** (-(width - 2) / 2)
-    groups = []
-    for op in model.ops:
-        if not isinstance(op, GemmOp):
-            continue
-        layer = model.layer(op.name)
-        typical = float(layer.weight.detach().square().mean().sqrt())
-        groups.append({"params": list(layer.parameters()), "lr": share * max(typical, 1e-6)})
-    return groups
 
 
 def _metadata(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from quant.method_names import HELP
 from trilat.errors import InputError, run_command
 
 _AGREEMENT_IMAGES = 32
@@ -33,12 +34,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="float weights, .safetensors; skips training")
     parser.add_argument("--weight-bits", type=int, default=8, help="2..8 (default: %(default)s)")
     parser.add_argument("--act-bits", type=int, default=8, help="2..8 (default: %(default)s)")
-    parser.add_argument("--method", default="qat", help="qat or ptq (default: %(default)s)")
+    parser.add_argument("--method", default="qat", help=HELP + " (default: %(default)s)")
+    parser.add_argument(
+        "--chip",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="chip files of python -m faultinj.chips, for --method retrain; several are merged",
+    )
+    parser.add_argument(
+        "--tiled", action="store_true", help="the chip's memory is a buffer, filled again and again"
+    )
     parser.add_argument("--float-epochs", type=int, help="of float training")
     parser.add_argument("--epochs", type=int, help="of quantization-aware fine-tuning")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--jobs", type=int, help="threads (default: all cores)")
     parser.add_argument("-o", "--output", type=Path, help="integer network, .safetensors")
+    parser.add_argument(
+        "--unrounded",
+        type=Path,
+        metavar="FILE",
+        help="the weights before rounding, .safetensors, for fault-aware quantization of chips",
+    )
     parser.add_argument("--onnx", type=Path, help="the same network as ONNX QCDQ")
     return parser
 
@@ -59,14 +77,21 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from quant.agreement import compare_layers
     from quant.data import load_data, to_input
+    from quant.export import unrounded_weights
+    from quant.faq import save_unrounded
+    from quant.fault_map import FaultMap
     from quant.graph import trace
     from quant.models import build_model, load_weights, weights_normalization
     from quant.onnx_export import export_onnx
+    from quant.ops import GemmOp
     from quant.quantize import check_settings, network_accuracy, quantize
     from quant.training import float_accuracy, train_float
+    from quant.weight_memory import WeightMapping, check_holds
     from trilat.progress import TerminalProgress
 
-    check_settings(arguments.weight_bits, arguments.act_bits, arguments.method)
+    count = len(arguments.chip)
+    check_settings(arguments.weight_bits, arguments.act_bits, arguments.method, count)
+    chips = [FaultMap.load(path) for path in arguments.chip]
     if arguments.jobs:
         torch.set_num_threads(arguments.jobs)
     progress, seed = TerminalProgress(), arguments.seed
@@ -76,7 +101,13 @@ def _run(arguments: argparse.Namespace) -> int:
     spec = build_model(
         arguments.model, num_classes=data.num_classes, data_shape=data.shape, seed=seed
     )
-    trace(spec.module, spec.input_shape)  # names an unsupported layer before any training
+    # Names an unsupported layer, or a chip that is too small, before any training.
+    ops = trace(spec.module, spec.input_shape)
+    mapping = WeightMapping(tiled=arguments.tiled)
+    weights = sum(op.weight.numel() for op in ops if isinstance(op, GemmOp))
+    for chip in chips:
+        bits = arguments.weight_bits
+        check_holds(chip.geometry, weights=weights, bits=bits, mapping=mapping)
     if arguments.weights:
         load_weights(spec.module, arguments.weights)
     else:
@@ -89,6 +120,8 @@ def _run(arguments: argparse.Namespace) -> int:
         method=arguments.method,
         seed=seed,
         epochs=arguments.epochs,
+        chips=chips,
+        mapping=mapping,
         progress=progress,
     )
     network = result.network
@@ -98,6 +131,12 @@ def _run(arguments: argparse.Namespace) -> int:
     test = network_accuracy(network, data, data.test)
     label = f"W{network.weight_bits}A{network.act_bits} {arguments.method}"
     print(f"{label:10} {result.history['val_accuracy']:6.2f}% {test:6.2f}%")
+    if chips:
+        record = result.history["chips"]
+        print(
+            f"{'chips':10} {record['mean']:6.2f}% on average, {record['worst']:.2f}% on the worst "
+            f"of {len(chips)}, on validation images"
+        )
     images = data.val.images[:_AGREEMENT_IMAGES]
     agreement = compare_layers(result, to_input(images, spec.input_shape, data.mean, data.std))
     print(
@@ -108,6 +147,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.output:
             network.save(arguments.output)
             print(f"wrote {arguments.output} (network {network.content_hash()})")
+        if arguments.unrounded:
+            save_unrounded(arguments.unrounded, network, unrounded_weights(result.module))
+            print(f"wrote {arguments.unrounded}")
         if arguments.onnx:
             export_onnx(network, arguments.onnx)
             print(f"wrote {arguments.onnx}")
@@ -121,7 +163,7 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    for path in (arguments.output, arguments.onnx):
+    for path in (arguments.output, arguments.unrounded, arguments.onnx):
         if path is not None and path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file to write")
 

@@ -23,6 +23,7 @@ from dse.search import (
     open_study,
     propose,
 )
+from dse.settings import parse
 from dse.space import STARTUP, Space, parse_space
 from trilat.errors import InputError
 
@@ -105,6 +106,28 @@ def test_sampler_beats_random_search_at_equal_trials():
     assert np.mean(ours) > np.mean(theirs)
 
 
+def test_training_for_faults_is_a_knob_with_its_numbers() -> None:
+    space = parse_space(
+        bits="4", rows="4", cols="4", protect="none", method="saq:0.5+clip, qat,clip:0.10,clip"
+    )
+    assert space.method == ("qat", "clip:0.1", "saq:0.5+clip:0.1")
+
+
+def test_retraining_in_a_search_needs_a_chip(tmp_path: Path) -> None:
+    chip = tmp_path / "chip.safetensors"
+    chip.touch()
+    found = parse(["--method", "qat,retrain", "--chip", f"{chip},{chip}"])
+    assert found.chips == (chip, chip) and found.flags()["chip"] == f"{chip},{chip}"
+    assert f"--chip {chip},{chip}" in found.command()
+    for words, message in (
+        (["--method", "retrain"], "needs the fault map of a chip"),
+        (["--chip", str(chip)], "--chip is for the method retrain"),
+        (["--method", "retrain", "--chip", "none.safetensors"], "there is no none.safetensors"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse(words)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -117,6 +140,8 @@ def test_sampler_beats_random_search_at_equal_trials():
         ({"rows": "4.5"}, "rows must be integers separated by commas, not '4.5'"),
         ({"protect": "clamp"}, "unknown protection 'clamp'; did you mean clip? "),
         ({"dataflow": "ows"}, "unknown dataflow 'ows'; did you mean "),
+        ({"method": "clip:no"}, "method 'clip:no' needs a number above 0"),
+        ({"method": "qat,saq+randbet"}, "randbet and saq do not combine"),
         ({"method": "qta"}, "unknown method 'qta'; did you mean qat"),
     ],
 )

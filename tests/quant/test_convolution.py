@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -11,6 +11,7 @@ from torch.nn import functional
 from quant.convolution import conv2d, fast_convolutions
 
 
+@settings(deadline=None)  # the first convolution of a process takes seconds
 @given(
     size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -65,3 +66,21 @@ def test_a_module_trains_alike_and_is_left_as_it_was():
     with pytest.raises(ValueError, match="inside"), fast_convolutions(module):
         raise ValueError("inside")
     assert not any("forward" in vars(layer) for layer in module)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [3, 12, 28])
+def test_gradients_under_autocast_are_those_of_float32(channels, size):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 6, 3, padding=1)
+    x, error = torch.randn(33, channels, size, size), torch.randn(33, 6, size, size)
+    gradients = []
+    for enabled in (True, False):
+        layer.zero_grad()
+        with fast_convolutions(layer), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            result = layer(x)
+        assert result.dtype == (torch.bfloat16 if enabled else torch.float32)
+        result.backward(error.to(result.dtype))
+        assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+        gradients.append(layer.weight.grad.flatten().clone())
+    assert float(functional.cosine_similarity(*gradients, dim=0)) > 0.999

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 
 import onnx
 import pytest
 
+from faultinj.chips import main as campaign
+from faultinj.random_maps import random_map
+from quant.fault_map import MemoryGeometry
 from quant.network import IntegerNetwork
 from quant.run import main
 
@@ -51,12 +55,37 @@ def test_trains_quantizes_compares_and_writes(
     onnx.checker.check_model(onnx.load(graph))
 
 
+def test_retrains_for_chips_and_their_file_fits_the_campaign(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chips = [tmp_path / f"chip{k}.safetensors" for k in range(2)]
+    for number, path in enumerate(chips):
+        geometry = MemoryGeometry(words=1352, bits=8)
+        random_map(geometry, rate=0.02, kind="stuck", seed=0, chip=number).save(path)
+    network, unrounded = tmp_path / "net.safetensors", tmp_path / "unrounded.safetensors"
+    arguments = ["--model", f"{source}:small", "--float-epochs", "2", "--epochs", "1"]
+    arguments += ["--jobs", "1", "--method", "retrain", "--chip", *map(str, chips)]
+    assert main([*arguments, "-o", str(network), "--unrounded", str(unrounded)]) == 0
+    assert "on the worst of 2" in capsys.readouterr().out
+    assert IntegerNetwork.load(network).metadata["method"] == "retrain:majority"
+    flags = ["--network", str(network), "--unrounded", str(unrounded), "--rates", "0.02", "--faq"]
+    json = tmp_path / "chips.json"
+    flags += ["--chip", *map(str, chips), "--merge", "majority", "--json", str(json)]
+    assert campaign(flags) == 0
+    assert loads(json.read_text())["results"][0]["plain"]["min"] > 50
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--weight-bits", "9"], "weight bits must be an integer in 2..8, not 9"),
         (["--act-bits", "1"], "activation bits must be an integer in 2..8, not 1"),
         (["--method", "qta"], "did you mean qat"),
+        (["--method", "retrain"], "method retrain needs the fault map of a chip"),
+        (["--method", "retrain", "--chip", "none"], "no such chip file: none"),
+        (["--method", "retrain", "--chip", "SMALL"], "cannot hold 61470 weights from slot 0"),
+        (["--method", "qat", "--chip", "SMALL"], "method qat has no use for a chip"),
+        (["--method", "randbet:2"], "needs a number above 0 and at most 0.5"),
         (["--model", "lenet"], "lenet5"),
         (["--model", "SOURCE:curved"], "unsupported layer Tanh at '2'"),
         (["--data", "digit"], "digits"),
@@ -74,7 +103,9 @@ def test_bad_input_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = [flag.replace("SOURCE", str(source)) for flag in flags]
+    small = tmp_path / "chip"
+    random_map(MemoryGeometry(words=64, bits=8), rate=0.1, seed=0).save(small)
+    flags = [flag.replace("SOURCE", str(source)).replace("SMALL", str(small)) for flag in flags]
     if "-o" not in flags:
         flags += ["-o", "net.safetensors"]
     assert main(flags) == 2

@@ -267,7 +267,7 @@ def test_training_that_harms_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = to_input(data.val.images, source.input_shape, data.mean, data.std)
     labels = engine.top1(engine.logits(network, engine.image_codes(network, pixels))).numpy()
     data = dataclasses.replace(data, val=dataclasses.replace(data.val, labels=labels))
-    monkeypatch.setattr("quant.quantize._STEP_SHARE", 100.0)
+    monkeypatch.setattr("quant.fine_tuning.LARGEST_SHARE", 100.0)
     result = quantize(source, data, weight_bits=4, act_bits=4, method="qat", seed=0, epochs=1)
     assert result.history["kept"] == "calibrated"
     assert result.history["tuned_accuracy"] < 100
