@@ -78,7 +78,10 @@ CONFIGURATIONS = {
 # Faults drawn for a tile before the next tile.
 _FAULTS_PER_TILE = 12
 # How often a fault that would change nothing is drawn again.
-_REDRAWS = 40
+_REDRAWS = 60
+# Share of the faults so far below which the next one is to have an effect: somewhat above one
+# half, since some classes have few faults with one.
+_WANTED = 0.6
 # Cycles of a waveform ahead of the first fault and behind it.
 _BEFORE, _BEHIND = 8, 80
 _LISTED = 5
@@ -241,9 +244,10 @@ def agree(
             clean = injector.load(job)
             lists, expected = [], []
             for number in range(at, min(at + _FAULTS_PER_TILE, count)):
-                corrupted = 2 * sum(result.corrupting.values()) >= sum(result.run.values())
+                effects, so_far = sum(result.corrupting.values()), sum(result.run.values())
+                wanted = effects < _WANTED * max(so_far, 1)
                 faults, output = _draw_list(
-                    config, job, clean, classes, number, not corrupted, rng, predict
+                    config, job, clean, classes, number, wanted, rng, predict
                 )
                 lists.append(faults)
                 expected.append(output)
