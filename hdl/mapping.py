@@ -28,7 +28,7 @@ from trilat.files import content_hash, write_json
 from trilat.progress import Advance
 
 # Counts in every key: raise it when the meaning of a stored result changes.
-_FORMAT = 4
+_FORMAT = 5
 _PE = "trilat_pe_"
 # Behind a module's name: with the registers at its inputs as ends of shift registers.
 _CHAINED = "$chained"
