@@ -4,8 +4,9 @@
 Each kind of module is mapped once, in small groups with fixed members (`groups`): what Yosys
 makes of one module can depend on the others in the same run, so a result must not depend on what
 happens to be in the cache. A PE is mapped as one with all below it, as the border of a multiplier
-runs through logic (`whole_pes`). A group is stored under the hash of its modules, those below them,
-the family and the tool: another array size costs only the groups that it changes.
+runs through logic (`whole_pes`). PEs come first: ABC saves area in all others up to their delay.
+A group is stored under the hash of its modules, those below them, that delay in steps, the family
+and the tool: another array size costs only the groups that it changes.
 """
 
 from __future__ import annotations
