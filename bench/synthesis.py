@@ -209,6 +209,10 @@ def record(file: Path, jobs: int, large: bool, console: Console) -> None:
     verilog = [core_verilog(config) for config in configs]
     keys = [flat_key(text) for text in verilog]
     results = {result.key: result for result in load(file)}
+    # What is stored may lack fields that configurations have got since.
+    for key, config in zip(keys, configs, strict=True):
+        if key in results:
+            results[key] = replace(results[key], config=config.to_json())
     kept = set(keys)
     if not large:
         kept |= {key for key, result in results.items() if result.config == _LARGE.to_json()}

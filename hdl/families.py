@@ -37,7 +37,8 @@ class Family:
         target: ps including wires, the delay for which ABC maps modules; 0 for none. Alone, a
             module without a long path would be mapped for a speed that the whole cannot use: flat
             synthesis trades it for area. So this is a little less than the longest path of any
-            whole, and what is slower is mapped for speed.
+            whole, and what is slower is mapped for speed; where PEs are slower, the other modules
+            are mapped for their delay (`with_path`).
         shift_registers: whether registers in a row become shift registers, and longer ones.
         lut_per_dsp, lut_per_bram: capacity ratios of `device`.
         launch, capture: ps, clock to q and set-up of the flip-flop.
@@ -77,6 +78,15 @@ class Family:
     def without_dsp(self) -> Family:
         """Return the family without inference of multiplier blocks."""
         return replace(self, synth=self.synth + (" -nodsp" if self.dsp else ""))
+
+    def with_path(self, delay: int) -> Family:
+        """Return the family with the target that a whole with a path of `delay` ps allows.
+
+        In steps of 500 ps, lest each size of an array had a target of its own.
+        """
+        if not self.target:
+            return self
+        return replace(self, target=max(self.target, 500 * round(delay / 500)))
 
     def script(self, top: str, has_memory: bool) -> list[str]:
         """Return the Yosys commands that map the module `top`, already read.

@@ -4,8 +4,9 @@
 Each kind of module is mapped once, in small groups with fixed members (`groups`): what Yosys
 makes of one module can depend on the others in the same run, so a result must not depend on what
 happens to be in the cache. A PE is mapped as one with all below it, as the border of a multiplier
-runs through logic (`whole_pes`). A group is stored under the hash of its modules, those below them,
-the family and the tool: another array size costs only the groups that it changes.
+runs through logic (`whole_pes`). PEs come first: ABC saves area in all others up to their delay.
+A group is stored under the hash of its modules, those below them, that delay in steps, the family
+and the tool: another array size costs only the groups that it changes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from trilat.files import content_hash, write_json
 from trilat.progress import Advance
 
 # Counts in every key: raise it when the meaning of a stored result changes.
-_FORMAT = 4
+_FORMAT = 6
 _PE = "trilat_pe_"
 # Behind a module's name: with the registers at its inputs as ends of shift registers.
 _CHAINED = "$chained"
@@ -114,18 +115,16 @@ def whole_pes(texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]
 def groups(texts: Mapping[str, str]) -> list[list[str]]:
     """Return the modules that share a Yosys run.
 
-    A run costs two seconds before it does anything, so modules are run together where that does
-    not make them depend on the size of the array too often: those that multiply; each one with
-    a memory, whose mapping is slow; all others.
+    A run costs a second before it does anything, so modules are run together where that does
+    not make them depend on the size of the array too often: the PEs, by whose delay the others
+    are mapped; each one with a memory, whose mapping is slow; others that multiply; the rest.
     """
-    memories = [name for name, text in texts.items() if has_memory(text)]
-    products = [
-        name
-        for name, text in texts.items()
-        if (name.startswith(_PE) or " * " in text) and name not in memories
-    ]
-    rest = [name for name in texts if name not in memories and name not in products]
-    return [group for group in (*([name] for name in memories), products, rest) if group]
+    pes = [name for name in texts if name.startswith(_PE)]
+    memories = [name for name, text in texts.items() if has_memory(text) and name not in pes]
+    others = [name for name in texts if name not in pes and name not in memories]
+    products = [name for name in others if " * " in texts[name]]
+    rest = [name for name in others if name not in products]
+    return [group for group in (pes, *([name] for name in memories), products, rest) if group]
 
 
 def has_memory(text: str) -> bool:
@@ -151,54 +150,70 @@ def map_modules(
     """
     texts, inside_pes = whole_pes(split_modules(verilog))
     children = instances(texts)
-    order = levels(children)
-    tools = _tools(family)
     shared = groups(texts)
-    files: list[Path] = []
-    for group in shared:
-        # All below the group count: their delays are part of its own.
-        inside = [texts[name] for name in sorted(below(group, children))]
-        if any(name.startswith(_PE) for name in group):
-            inside += inside_pes.values()
-        key = content_hash([group, inside, tools])
-        files.append(cache / f"{family.name}-{group[0]}-{key}.json")
     done: dict[str, MappedModule] = {}
-    todo: list[int] = []
-    for number, file in enumerate(files):
-        if file.exists():
-            done |= _load(file)
-        else:
-            todo.append(number)
-    advance(len(done))
-    if not todo:
-        return done
-    with yosys.work_folder(cache) as folder, ThreadPoolExecutor(max_workers=jobs) as pool:
+    files: dict[int, Path] = {}
+    mapped: dict[int, tuple[dict[str, Any], float]] = {}
+    netlists: dict[str, Any] = {}
+    timings: dict[str, Timing] = {}
+    chained: dict[str, Timing | None] = {}
+    uninstantiated = set(texts).difference(*children.values())
+    with (
+        yosys.work_folder(cache) as folder,
+        ThreadPoolExecutor(max_workers=jobs) as pool,
+    ):
 
-        def run(number: int) -> tuple[dict[str, Any], float]:
-            start = time.monotonic()
-            work = _new(folder, f"map{number}")
-            found = map_group(shared[number], texts, inside_pes, family, work)
-            advance(len(found))
-            return found, round(time.monotonic() - start, 2)
-
-        mapped = dict(zip(todo, _all(pool, run, todo), strict=True))
-        netlists = {name: net for found, _ in mapped.values() for name, net in found.items()}
-        work = _new(folder, "check")
-        checked = pool.submit(_check, netlists, texts, inside_pes, family, work)
-        timings = {name: module.timing for name, module in done.items()}
-        chained: dict[str, Timing | None] = {}
-        ports = {name: module.ports for name, module in done.items()}
-        ports |= {name: netlist["ports"] for name, netlist in netlists.items()}
-        uninstantiated = set(texts).difference(*children.values())
-        for number, level in enumerate(order):
-            new = {name: netlists[name] for name in level if name in netlists}
+        def time_level(names: Iterable[str], work: str) -> None:
+            new = {name: netlists[name] for name in names if name in netlists}
+            if not new:
+                return
+            ports = {name: module.ports for name, module in done.items()}
+            ports |= {name: netlist["ports"] for name, netlist in netlists.items()}
             inner = sorted({child for name in new for child in children[name]})
             boxes = [black_box(child, ports[child], timings[child]) for child in inner]
-            if new:
-                work = _new(folder, f"sta{number}")
-                timed = _time(new, boxes, inner, uninstantiated, family, work)
-                timings |= {name: timed[name] for name in new}
-                chained |= {name: timed.get(name + _CHAINED) for name in new}
+            timed = _time(new, boxes, inner, uninstantiated, family, _new(folder, work))
+            timings.update({name: timed[name] for name in new})
+            chained.update({name: timed.get(name + _CHAINED) for name in new})
+
+        def map_missing(numbers: Iterable[int], target: Family) -> None:
+            tools = _tools(target)
+            todo = []
+            for number in numbers:
+                file = files[number] = cache / _file_name(
+                    shared[number], texts, inside_pes, tools, target
+                )
+                if file.exists():
+                    found = _load(file)
+                    done.update(found)
+                    timings.update({name: module.timing for name, module in found.items()})
+                    advance(len(found))
+                else:
+                    todo.append(number)
+
+            def run(number: int) -> tuple[dict[str, Any], float]:
+                start = time.monotonic()
+                work = _new(folder, f"map{number}")
+                found = map_group(shared[number], texts, inside_pes, target, work)
+                advance(len(found))
+                return found, round(time.monotonic() - start, 2)
+
+            mapped.update(zip(todo, _all(pool, run, todo), strict=True))
+            for number in todo:
+                netlists.update(mapped[number][0])
+
+        # The PEs first, as theirs is the longest path where products are made of LUTs.
+        first = [i for i, group in enumerate(shared) if group[0].startswith(_PE)]
+        map_missing(first, family)
+        pes = [name for i in first for name in shared[i]]
+        time_level(pes, "sta_pes")
+        slowest = max([timings[name].delay for name in pes], default=0)
+        rest = [i for i in range(len(shared)) if i not in first]
+        map_missing(rest, family.with_path(slowest))
+        if not mapped:
+            return done
+        checked = pool.submit(_check, netlists, texts, inside_pes, family, _new(folder, "check"))
+        for number, level in enumerate(levels(children)):
+            time_level([name for name in level if name not in pes], f"sta{number}")
         agreed = checked.result()
     for number, (found, seconds) in mapped.items():
         result = {}
@@ -209,7 +224,7 @@ def map_modules(
                 name=name,
                 cells={kind: n for kind, n in sorted(cells.items()) if kind not in texts},
                 children={kind: n for kind, n in sorted(cells.items()) if kind in texts},
-                ports=ports[name],
+                ports=netlist["ports"],
                 netlist=read_netlist(netlist, texts),
                 timing=timings[name],
                 chained=chained[name],
@@ -219,6 +234,21 @@ def map_modules(
         write_json(files[number], {name: asdict(module) for name, module in result.items()})
         done |= result
     return done
+
+
+def _file_name(
+    group: list[str],
+    texts: Mapping[str, str],
+    inside_pes: Mapping[str, str],
+    tools: Mapping[str, Any],
+    family: Family,
+) -> str:
+    """Return the name under which a group's results are kept."""
+    # All below the group count: their delays are part of its own.
+    inside = [texts[name] for name in sorted(below(group, instances(texts)))]
+    if any(name.startswith(_PE) for name in group):
+        inside += inside_pes.values()
+    return f"{family.name}-{group[0]}-{content_hash([group, inside, tools])}.json"
 
 
 def below(names: Iterable[str], children: Mapping[str, Iterable[str]]) -> set[str]:
