@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel, build_model
-from quant.calibration import choose_formats
+from quant.calibration import REQUANTS, choose_formats
 from quant.data import DataSet, Split, stratified, to_input
 from quant.export import exactness_bound, to_network
 from quant.graph import trace
@@ -63,11 +63,12 @@ def quantize(
     method: str,
     seed: int,
     epochs: int | None = None,
+    requant: str = "shift",
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantize a trained float model.
 
-    Post-training (``"ptq"``): power-of-two scales of least squared error on calibration images
+    Post-training (``"ptq"``): scales of least squared error on calibration images
     from the training split, then biases corrected layer by layer so that the mean of every
     channel stays that of the float model. Quantization-aware (``"qat"``): fine-tuning from there
     with the scales held constant. The same arguments give the same network.
@@ -79,12 +80,15 @@ def quantize(
         method: one of `METHODS`.
         seed: of the calibration images and the order of training.
         epochs: of fine-tuning; by default as many as a fixed amount of arithmetic allows.
+        requant: ``"shift"`` for powers of two as scales, ``"mult"`` for scales of any value, which
+            take an accelerator with multipliers.
         progress: where the stages report.
 
     Raises:
         InputError: a width outside 2..8, an unknown method or an unsupported layer.
     """
     check_settings(weight_bits, act_bits, method)
+    check_requant(requant)
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be at least 1, not {epochs}")
     progress = progress or NoProgress()
@@ -95,7 +99,7 @@ def quantize(
         raise InputError(
             f"the model gives {ops[-1].shape[0]} logits, the data has {data.num_classes} classes"
         )
-    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress)
+    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress, requant)
     history: dict[str, Any] = {"method": method, "seed": seed}
     if method == "qat":
         epochs = epochs or default_epochs(ops, len(data.train), min(weight_bits, act_bits))
@@ -116,6 +120,12 @@ def check_settings(weight_bits: int, act_bits: int, method: str) -> None:
             raise InputError(f"{name} bits must be an integer in 2..8, not {bits!r}")
     if method not in METHODS:
         raise unknown_name("method", method, list(METHODS))
+
+
+def check_requant(requant: str) -> None:
+    """Raise InputError for an unknown kind of requantization."""
+    if requant not in REQUANTS:
+        raise unknown_name("requantization", requant, list(REQUANTS))
 
 
 def network_accuracy(network: IntegerNetwork, data: DataSet, split: Split) -> float:
@@ -149,6 +159,7 @@ def _calibrated(
     act_bits: int,
     seed: int,
     progress: Progress,
+    requant: str = "shift",
 ) -> BrevitasModel:
     """Return the post-training quantized model."""
     floats = int(sum(np.prod(op.shape) for op in ops) + np.prod(spec.input_shape))
@@ -164,7 +175,9 @@ def _calibrated(
             means[op.name] = result.mean((0, 2, 3))
             values[op.name] = activate(op, result)
             advance(1)
-        formats = choose_formats(ops, values, weight_bits=weight_bits, act_bits=act_bits)
+        formats = choose_formats(
+            ops, values, weight_bits=weight_bits, act_bits=act_bits, requant=requant
+        )
         del values
         model = build_model(ops, formats).train()
         quantized = {"input": model.quantize("input", None, images)}
