@@ -30,9 +30,11 @@ MULTIPLIER_RANGE = (2.0**-47, (MAX_MULTIPLIER + 1) / 2)
 _MAX_BIAS_BITS = 24
 _SAMPLES = 1 << 18
 _CANDIDATES = 7
-# Of scales of any value: those tried first, per octave; the best one then moves to the least
-# squared error for its codes, so many times.
+# Of scales of any value: those tried first, per octave; of weights, whose few values make many local
+# optima, those around the best one; then the best one moves to the least squared error for its
+# codes, so many times.
 _MANTISSAS = {"shift": (1.0,), "mult": tuple(2.0 ** (k / 8) for k in range(8))}
+_NEARBY = tuple(1 + k / 256 for k in range(-16, 17) if k)
 _REFINEMENTS = 3
 
 
@@ -253,6 +255,12 @@ def _weight_scales(weight: Tensor, bits: int, *, per_channel: bool) -> np.ndarra
         better = error < least
         scales = np.where(better, mantissa * np.exp2(exponents.astype(np.float64)), scales)
         least = np.where(better, error, least)
+    center = scales
+    for factor in _NEARBY:
+        unit = torch.from_numpy(center * factor).to(rows.dtype)[:, None]
+        error = _squared_error(rows, unit, -limit, limit).numpy()
+        scales = np.where(error < least, center * factor, scales)
+        least = np.minimum(error, least)
     for _ in range(_REFINEMENTS):
         unit = torch.from_numpy(scales).to(rows.dtype)[:, None]
         codes = (rows / unit).round_().clamp_(-limit, limit)
@@ -284,10 +292,15 @@ def _best_exponents(
     best = top.clone()
     for step in range(_CANDIDATES):
         scale = torch.exp2((top - step).float())[:, None] * mantissa
-        error = ((rows / scale).round_().clamp_(lo, hi) * scale).sub_(rows).square_()
-        total = error.sum(dim=1, dtype=torch.float64)
+        total = _squared_error(rows, scale, lo, hi)
         better = total < best_error
         best_error = torch.where(better, total, best_error)
         best = torch.where(better, top - step, best)
     best[rows.abs().amax(dim=1) == 0] = 0
     return best.numpy(), best_error.numpy()
+
+
+def _squared_error(rows: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
+    """Return the squared error of each row's quantization with its scale, float64 (rows,)."""
+    error = ((rows / scale).round_().clamp_(lo, hi) * scale).sub_(rows).square_()
+    return error.sum(dim=1, dtype=torch.float64)
