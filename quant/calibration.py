@@ -30,9 +30,9 @@ MULTIPLIER_RANGE = (2.0**-47, (MAX_MULTIPLIER + 1) / 2)
 _MAX_BIAS_BITS = 24
 _SAMPLES = 1 << 18
 _CANDIDATES = 7
-# Of scales of any value: those tried first, per octave; of weights, whose few values make many local
-# optima, those around the best one; then the best one moves to the least squared error for its
-# codes, so many times.
+# Of scales of any value: those tried first, per octave; of weights, whose few values make many
+# local optima, those around the best one; then the best one moves to the least squared error for
+# its codes, so many times.
 _MANTISSAS = {"shift": (1.0,), "mult": tuple(2.0 ** (k / 8) for k in range(8))}
 _NEARBY = tuple(1 + k / 256 for k in range(-16, 17) if k)
 _REFINEMENTS = 3
