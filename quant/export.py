@@ -122,7 +122,7 @@ def _gemm(model: BrevitasModel, op: GemmOp, common: dict[str, Any]) -> Gemm:
     )
 
 
-def _scaling(formats: Formats, op: GemmOp) -> dict[str, np.ndarray | None]:
+def _scaling(formats: Formats, op: GemmOp) -> dict[str, Any]:
     """Return a layer's scales, and with `requant` mult its multipliers, by name of the field."""
     if formats.requant == "shift":
         return {"weight_exponent": formats.weights[op.name]}

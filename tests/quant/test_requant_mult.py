@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_networks import NETWORKS, digits, images, spec
+from torch import nn
 
 from faultinj.lowering import lower, raise_output
 from faultinj.protection import UNPROTECTED
@@ -25,7 +26,7 @@ from quant.agreement import compare_each_layer, compare_layers
 from quant.calibration import Formats, choose_formats, high_code, weight_limit
 from quant.export import _codes
 from quant.graph import trace
-from quant.models import build_model
+from quant.models import ModelSpec, build_model
 from quant.network import Gemm, IntegerNetwork
 from quant.ops import GemmOp, Op, keeps_format, run
 from quant.quantize import QuantizedModel, quantize
@@ -129,6 +130,7 @@ def test_within_one_step_after_fine_tuning_with_constant_scales() -> None:
     tuned, calibrated = quantized("resnet", 4, 4, "qat"), quantized("resnet", 4, 4)
     for ours, theirs in zip(tuned.network.gemms(), calibrated.network.gemms(), strict=True):
         assert np.array_equal(ours.weight_scale, theirs.weight_scale)
+    assert tuned.network.content_hash() != calibrated.network.content_hash()
     assert max(x.largest for x in compare_each_layer(tuned, images(spec("resnet"), 8))) <= 1
 
 
@@ -223,6 +225,37 @@ def test_joined_tensors_share_a_mantissa_and_lose_nothing(name: str, bits: int) 
         assert loss(formats) <= loss(powers) * (1 + 1e-6), names
     mantissas = {fmt.mantissa for fmt in formats.tensors.values()}
     assert len(mantissas) == len({colour[n] for n in own}) and 1.0 not in mantissas
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_channels_of_zeros_and_biases_beyond_all_weights(bits: int) -> None:
+    torch.manual_seed(0)
+    conv, fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 10)
+    with torch.no_grad():
+        conv.weight[0] = 0
+        conv.bias.copy_(torch.tensor([0.0, 1e4, -1e4, 1e-9]))
+        fc.weight *= 1e-6
+    module = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), fc)
+    source = ModelSpec(name="odd", module=module, input_shape=(1, 8, 8), identity="odd")
+    model = quantize(
+        source, digits(), weight_bits=bits, act_bits=bits, method="ptq", seed=0, requant="mult"
+    )
+    assert max(x.largest for x in compare_each_layer(model, images(source, 8))) <= 1
+
+
+def test_a_single_layer_has_scales_and_no_multiplier(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    source = ModelSpec(name="one", module=module, input_shape=(1, 4, 4), identity="one")
+    model = quantize(
+        source, digits(), weight_bits=3, act_bits=5, method="ptq", seed=0, requant="mult"
+    )
+    model.network.save(tmp_path / "one.safetensors")
+    network = IntegerNetwork.load(tmp_path / "one.safetensors")
+    assert network.content_hash() == model.network.content_hash()
+    assert network.input.mantissa != 1 and not network.multiplies
+    for layer in compare_each_layer(model, images(source, 8)):
+        assert layer.largest == 0
 
 
 def test_relu6_saturates_at_the_code_nearest_to_6() -> None:
