@@ -28,6 +28,7 @@ from quant.brevitas_model import BrevitasModel
 from quant.export import exact_dtype
 from quant.network import Gemm, IntegerNetwork
 from quant.onnx_export import INPUT_NAME, OUTPUT_NAME, to_onnx
+from quant.ops import GemmOp
 from quant.quantize import QuantizedModel
 
 _BATCH = 32
@@ -91,7 +92,10 @@ def compare_each_layer(
     """
     network = quantized.network
     dtype = exact_dtype(network)
-    module = copy.deepcopy(quantized.module).eval().to(dtype)
+    module = copy.deepcopy(quantized.module).eval()
+    if dtype != torch.float32:
+        _round_parameters(module)
+        module = module.to(dtype)
     sessions = _layer_sessions(network, optimized=optimized)
     rows = []
     golden = [
@@ -211,6 +215,20 @@ def onnx_session(network: IntegerNetwork, *, optimized: bool) -> onnxruntime.Inf
         optimized: with onnxruntime's default graph optimizations, or none.
     """
     return _session(to_onnx(network, all_tensors=True), optimized=optimized)
+
+
+def _round_parameters(module: BrevitasModel) -> None:
+    """Set weights and biases to their quantized values, in place.
+
+    A weight half-way between two codes in float32 may not be so in float64, which would make
+    another network of the same module.
+    """
+    with torch.no_grad():
+        for op in module.ops:
+            if isinstance(op, GemmOp):
+                layer = module.layer(op.name)
+                layer.weight.copy_(layer.quant_weight().value)
+                layer.bias.copy_(layer.quant_bias().value)
 
 
 def _layer_sessions(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from fractions import Fraction
@@ -24,7 +25,7 @@ from hdl.tile import reference_output
 from quant import engine
 from quant.agreement import compare_each_layer, compare_layers
 from quant.calibration import Formats, choose_formats, high_code, weight_limit
-from quant.export import _codes
+from quant.export import _codes, exact_dtype, to_network
 from quant.graph import trace
 from quant.models import ModelSpec, build_model
 from quant.network import Gemm, IntegerNetwork
@@ -33,7 +34,7 @@ from quant.quantize import QuantizedModel, quantize
 from quant.run import main
 
 CASES = [
-    ("resnet", 8, 8), ("resnet", 2, 2), ("mobile", 2, 8), ("mobile", 8, 8), ("vgg", 8, 2),
+    ("resnet", 8, 8), ("resnet", 2, 2), ("mobile", 2, 8), ("vgg", 8, 2),
     ("branches", 4, 4), ("pools 3", 8, 8), ("global 5", 2, 2), ("wide", 8, 8),
 ]  # fmt: skip
 
@@ -124,6 +125,23 @@ def test_a_layer_that_is_off_by_more_is_noticed() -> None:
         wrong = isinstance(node, Gemm) and node.multiplier is not None
         assert (layer.largest > 1) == wrong, layer
         assert (min(layer.brevitas_off, layer.onnx_off) > 0) == wrong
+
+
+def test_weights_half_way_between_codes_are_the_same_in_float64() -> None:
+    model = quantized("wide", 8, 8)
+    module = copy.deepcopy(model.module)
+    layer, last = module.layer("3"), module.ops[-1]
+    assert isinstance(last, GemmOp)
+    scale = torch.from_numpy(module.formats.weight_scale(last)).float()[:, None]
+    with torch.no_grad():
+        layer.weight.copy_((torch.floor(layer.weight / scale) + 0.5) * scale)
+    single = torch.round(layer.weight / scale)
+    double = torch.round(layer.weight.double() / scale.double())
+    assert bool((single != double).any())  # the case is there
+    network = to_network(module, name="half", input_shape=(1, 16, 16), metadata={})
+    assert exact_dtype(network) == torch.float64
+    half = QuantizedModel(module=module, network=network, history={})
+    assert max(x.largest for x in compare_each_layer(half, images(spec("wide"), 8))) <= 1
 
 
 def test_within_one_step_after_fine_tuning_with_constant_scales() -> None:
