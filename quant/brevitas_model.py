@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Brevitas model of traced operations, with constant power-of-two scales.
+"""A Brevitas model of traced operations, with constant scales.
 
 Evaluation runs Brevitas's own quantizers. Training computes the same values with fused kernels
 (`_fake_quantize`), because elementwise quantizer arithmetic over millions of weights and
-activations would take a third of a step; a test holds both equal.
+activations would take a third of a step; a test holds both equal (but for ties where a scale is no
+power of two).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from brevitas.inject.enum import ScalingImplType
+from brevitas.core.scaling import PowerOfTwoIntScaling
+from brevitas.inject.enum import RestrictValueType, ScalingImplType
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 from brevitas.nn.quant_layer import QuantNonLinearActLayer
 from brevitas.quant.base import IntQuant, PerChannelPoTScaling8bit
@@ -41,6 +44,7 @@ class _Weight(Int8WeightPerChannelFixedPoint):
     """Narrow signed weights with a constant scale per output channel."""
 
     scaling_impl_type = ScalingImplType.CONST
+    int_scaling_impl = PowerOfTwoIntScaling  # a scale is the threshold / 2**bits, exactly
     scaling_stats_op = None
     scaling_min_val = None
 
@@ -49,16 +53,19 @@ class _Bias(IntQuant, PerChannelPoTScaling8bit, BiasQuantSolver):
     """Integer bias at the accumulator's scale, given as a constant."""
 
     scaling_impl_type = ScalingImplType.CONST
+    int_scaling_impl = PowerOfTwoIntScaling
     requires_input_scale = False
 
 
 class _Signed(Int8ActPerTensorFixedPoint):
     scaling_impl_type = ScalingImplType.CONST
+    int_scaling_impl = PowerOfTwoIntScaling
     scaling_min_val = None
 
 
 class _Unsigned(Uint8ActPerTensorFixedPoint):
     scaling_impl_type = ScalingImplType.CONST
+    int_scaling_impl = PowerOfTwoIntScaling
     scaling_min_val = None
 
 
@@ -78,7 +85,9 @@ class BrevitasModel(nn.Module):
         self.formats = formats
         self._disturb: Disturb | None = None
         self.gemms = nn.ModuleDict()
-        self.acts = nn.ModuleDict({"input": _activation(formats.tensors["input"], "none")})
+        restriction = _restriction(formats)
+        image = _activation(formats.tensors["input"], "none", restriction)
+        self.acts = nn.ModuleDict({"input": image})
         for op in self.ops:
             if isinstance(op, GemmOp):
                 self.gemms[_key(op.name)] = _layer(op, formats)
@@ -86,7 +95,8 @@ class BrevitasModel(nn.Module):
                 activation = op.activation
                 if activation == "none" and not formats.tensors[op.name].signed:
                     activation = "relu"  # changes nothing: the values are not negative
-                self.acts[_key(op.name)] = _activation(formats.tensors[op.name], activation)
+                fmt = formats.tensors[op.name]
+                self.acts[_key(op.name)] = _activation(fmt, activation, restriction)
 
     def layer(self, name: str) -> QuantConv2d | QuantLinear:
         """Return the Brevitas layer of an operation."""
@@ -144,13 +154,13 @@ class BrevitasModel(nn.Module):
             y = layer(x.flatten(1)) if op.kind == "linear" else layer(x)
             return y.view(len(x), -1, 1, 1) if op.kind == "linear" else y
         limit = weight_limit(self.formats.weight_bits)
-        scale = _powers(self.formats.weights[op.name], layer.weight)
+        scale = _scales(self.formats.weight_scale(op), layer.weight)
         scale = scale.view(-1, *[1] * (layer.weight.dim() - 1))
         weight = _FakeQuantizeParameter.apply(layer.weight, scale, -limit, limit)
         if self._disturb is not None:
             weight = self._disturb(op.name, weight, scale)
         half = 1 << (self.formats.bias_bits - 1)
-        scale = _powers(self.formats.bias_exponent(op), layer.bias)
+        scale = _scales(self.formats.bias_scale(op), layer.bias)
         bias = _FakeQuantizeParameter.apply(layer.bias, scale, -half, half - 1)
         if op.kind == "linear":
             return F.linear(x.flatten(1), weight, bias).view(len(x), -1, 1, 1)
@@ -164,7 +174,7 @@ class BrevitasModel(nn.Module):
             return self.acts[_key(name)](x)
         fmt = self.formats.tensors[name]
         hi = high_code(op, fmt) if op is not None else fmt.hi
-        return _FakeQuantize.apply(x, 2.0**fmt.exponent, fmt.lo, hi)
+        return _FakeQuantize.apply(x, fmt.scale, fmt.lo, hi)
 
 
 def build_model(ops: Sequence[Op], formats: Formats) -> BrevitasModel:
@@ -213,8 +223,13 @@ def _key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def _powers(exponents: Any, like: Tensor) -> Tensor:
-    return torch.exp2(torch.as_tensor(exponents, dtype=torch.float64)).to(like)
+def _scales(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like)
+
+
+def _restriction(formats: Formats) -> RestrictValueType:
+    mult = formats.requant == "mult"
+    return RestrictValueType.FP if mult else RestrictValueType.POWER_OF_TWO
 
 
 class _ReLU6(nn.Module):
@@ -228,10 +243,16 @@ class _ReLU6(nn.Module):
         return F.relu6(x)
 
 
-def _activation(fmt: TensorFormat, activation: str) -> QuantNonLinearActLayer:
-    # Brevitas takes a threshold, 2**(bits of the magnitude) scales.
-    threshold = 2.0 ** (fmt.exponent + fmt.bits - int(fmt.signed))
-    settings = {"bit_width": fmt.bits, "scaling_init": threshold, "return_quant_tensor": False}
+def _activation(
+    fmt: TensorFormat, activation: str, restriction: RestrictValueType
+) -> QuantNonLinearActLayer:
+    settings: dict[str, Any] = {
+        "bit_width": fmt.bits,
+        # Brevitas takes a threshold, 2**(bits of the magnitude) scales.
+        "scaling_init": fmt.scale * 2.0 ** (fmt.bits - int(fmt.signed)),
+        "restrict_scaling_type": restriction,
+        "return_quant_tensor": False,
+    }
     if fmt.signed:
         return QuantIdentity(act_quant=_Signed, **settings)
     if activation == "relu6":
@@ -247,18 +268,21 @@ def _activation(fmt: TensorFormat, activation: str) -> QuantNonLinearActLayer:
 
 def _layer(op: GemmOp, formats: Formats) -> QuantConv2d | QuantLinear:
     weight = op.weight if op.kind == "conv" else op.weight.flatten(1)
-    exponents = torch.from_numpy(formats.weights[op.name])
-    threshold = torch.exp2((exponents + formats.weight_bits - 1).float())
+    restriction = _restriction(formats)
+    scales = torch.from_numpy(formats.weight_scale(op)).float()
+    bias_scales = torch.from_numpy(formats.bias_scale(op)).float()
     settings: dict[str, Any] = {
         "bias": True,
         "weight_quant": _Weight,
         "weight_bit_width": formats.weight_bits,
-        "weight_scaling_init": threshold.view(-1, *[1] * (weight.dim() - 1)),
+        "weight_restrict_scaling_type": restriction,
+        "weight_scaling_init": (scales * 2.0 ** (formats.weight_bits - 1)).view(
+            -1, *[1] * (weight.dim() - 1)
+        ),
         "bias_quant": _Bias,
         "bias_bit_width": formats.bias_bits,
-        "bias_scaling_init": torch.exp2(
-            torch.from_numpy(formats.bias_exponent(op) + formats.bias_bits - 1).float()
-        ),
+        "bias_restrict_scaling_type": restriction,
+        "bias_scaling_init": bias_scales * 2.0 ** (formats.bias_bits - 1),
     }
     if op.kind == "linear":
         return QuantLinear(weight.shape[1], weight.shape[0], **settings)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from quant.brevitas_model import BrevitasModel
-from quant.calibration import high_code
+from quant.calibration import Formats, high_code
 from quant.network import (
+    MAX_MULTIPLIER,
     Add,
     AvgPool,
     Flatten,
@@ -66,7 +66,7 @@ def unrounded_weights(model: BrevitasModel) -> np.ndarray:
     for op in model.ops:
         if isinstance(op, GemmOp):
             weight = model.layer(op.name).weight.detach().cpu().numpy()
-            scale = np.exp2(model.formats.weights[op.name].astype(np.float32))
+            scale = model.formats.weight_scale(op).astype(np.float32)
             parts.append((weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).ravel())
     return np.concatenate(parts)
 
@@ -118,15 +118,17 @@ def _node(model: BrevitasModel, op: Op) -> Node:
 def _gemm(model: BrevitasModel, op: GemmOp, common: dict[str, Any]) -> Gemm:
     layer = model.layer(op.name)
     weight, bias = layer.quant_weight(), layer.quant_bias()
-    exponents = model.formats.weights[op.name]
-    weight_codes = _codes(op.name, weight.value, weight.scale, exponents)
-    bias_codes = _codes(op.name, bias.value, bias.scale, model.formats.bias_exponent(op))
+    formats = model.formats
+    # A code times a scale of 24 digits is a rounded float32; the code is still the nearest integer.
+    rounding = 0.0 if formats.requant == "shift" else 2.0**-23
+    weight_codes = _codes(op.name, weight, formats.weight_scale(op), rounding)
+    bias_codes = _codes(op.name, bias, formats.bias_scale(op), rounding)
     return Gemm(
         **common,
         op=op.kind,
         weight=weight_codes.reshape(op.weight.shape).astype(np.int8),
         bias=bias_codes,
-        weight_exponent=exponents,
+        **_scaling(formats, op),
         stride=op.stride,
         padding=op.padding,
         dilation=op.dilation,
@@ -134,11 +136,45 @@ def _gemm(model: BrevitasModel, op: GemmOp, common: dict[str, Any]) -> Gemm:
     )
 
 
-def _codes(name: str, values: Tensor, scale: Tensor, exponents: np.ndarray) -> np.ndarray:
-    expected = np.exp2(exponents.astype(np.float64))
-    if not np.array_equal(scale.flatten().double().numpy(), expected):
-        raise ValueError(f"{name}: Brevitas's scales are not the model's powers of two")
-    codes = values.double().numpy() / expected.reshape(-1, *[1] * (values.dim() - 1))
-    if not np.array_equal(codes, np.rint(codes)):
+def _scaling(formats: Formats, op: GemmOp) -> dict[str, Any]:
+    """Return a layer's scales, and with `requant` mult its multipliers, by name of the field."""
+    if formats.requant == "shift":
+        return {"weight_exponent": formats.weights[op.name]}
+    scale, output = formats.weight_scale(op), formats.tensors.get(op.name)
+    if output is None:
+        mantissa, exponent = np.frexp(scale)
+        return {"weight_exponent": exponent.astype(np.int64), "weight_mantissa": mantissa}
+    source = formats.tensors[op.inputs[0]]
+    digits = MAX_MULTIPLIER.bit_length()
+    ratio = source.scale * scale / output.scale
+    # As many digits of the ratio as a multiplier has; rounding can make one more of them.
+    shift = digits - np.frexp(ratio)[1].astype(np.int64)
+    multiplier = np.rint(np.ldexp(ratio, shift)).astype(np.int64)
+    carried = multiplier > MAX_MULTIPLIER
+    shift, multiplier = shift - carried, multiplier >> carried
+    exponent = output.exponent - source.exponent - shift
+    return {
+        "weight_exponent": exponent,
+        "weight_mantissa": scale / np.exp2(exponent.astype(np.float64)),
+        "multiplier": multiplier,
+    }
+
+
+def _codes(name: str, quantized: Any, scale: np.ndarray, rounding: float) -> np.ndarray:
+    """Return the codes of a Brevitas quantized tensor, whose value each may be off by `rounding`.
+
+    Args:
+        name: of the layer.
+        quantized: value and scale as Brevitas gives them.
+        scale: what its scale must be once rounded to float32, (out,).
+        rounding: largest relative error of a value.
+    """
+    expected = scale.astype(np.float32).astype(np.float64)
+    if not np.array_equal(quantized.scale.flatten().double().numpy(), expected):
+        raise ValueError(f"{name}: Brevitas's scales are not the model's")
+    values = quantized.value.double().numpy()
+    found = values / expected.reshape(-1, *[1] * (values.ndim - 1))
+    codes = np.rint(found)
+    if (np.abs(found - codes) > rounding * np.abs(found)).any():
         raise ValueError(f"{name}: Brevitas's quantized values are not whole codes")
     return codes.astype(np.int64)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """IntegerNetwork to ONNX in QCDQ form: QuantizeLinear, Clip, DequantizeLinear around float layers.
 
-The Clip on int8 or uint8 codes carries widths below 8 bits and the saturation of a ReLU6. All
-scales are powers of two, so float layers compute the engine's integers exactly wherever sums stay
-below 2**24 (`quant.export.exactness_bound`).
+The Clip on int8 or uint8 codes carries widths below 8 bits and the saturation of a ReLU6. Where all
+scales are powers of two, float layers compute the engine's integers exactly as long as sums stay
+below 2**24 (`quant.export.exactness_bound`); with multipliers a code may be off by one.
 
 onnxruntime's default optimizations fuse these patterns into integer kernels. They stay exact but
 for one: on x86 without VNNI, unsigned times signed 8-bit products are added in pairs that saturate

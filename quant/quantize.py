@@ -15,7 +15,7 @@ import torch
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel, build_model
-from quant.calibration import choose_formats
+from quant.calibration import REQUANTS, choose_formats
 from quant.data import DataSet, Split, stratified, to_input
 from quant.export import exactness_bound, to_network
 from quant.fault_map import FaultMap
@@ -27,7 +27,7 @@ from quant.models import ModelSpec
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp, Op, activate, evaluate
 from quant.weight_memory import WeightMapping
-from trilat.errors import InputError
+from trilat.errors import InputError, unknown_name
 from trilat.progress import NoProgress, Progress
 
 __all__ = ["METHODS", "QuantizedModel", "check_settings", "network_accuracy", "quantize"]
@@ -68,11 +68,12 @@ def quantize(
     epochs: int | None = None,
     chips: Sequence[FaultMap] = (),
     mapping: WeightMapping | None = None,
+    requant: str = "shift",
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantize a trained float model.
 
-    Post-training (``"ptq"``): power-of-two scales of least squared error on calibration images
+    Post-training (``"ptq"``): scales of least squared error on calibration images
     from the training split, then biases corrected layer by layer so that the mean of every
     channel stays that of the float model. Quantization-aware (``"qat"``): fine-tuning from there
     with the scales held constant. The other methods (`quant.method_names`) are such training with
@@ -88,6 +89,8 @@ def quantize(
             clipping takes as many again before it.
         chips: that ``retrain`` trains for.
         mapping: of the weights to their cells; by default one after the other.
+        requant: ``"shift"`` for powers of two as scales, ``"mult"`` for scales of any value, which
+            take an accelerator with multipliers (``qat`` and ``ptq``).
         progress: where the stages report.
 
     Raises:
@@ -95,6 +98,7 @@ def quantize(
             without a chip, chips without it, or a chip that cannot hold the network.
     """
     chosen = check_settings(weight_bits, act_bits, method, len(chips))
+    check_requant(requant, chosen.name)
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be at least 1, not {epochs}")
     progress = progress or NoProgress()
@@ -107,9 +111,9 @@ def quantize(
         )
     epochs = epochs or default_epochs(ops, len(data.train), min(weight_bits, act_bits))
     if chosen.wmax is not None:
-        wide = _calibrated(ops, spec, data, 8, 8, seed, progress)
+        wide = _calibrated(ops, spec, data, 8, 8, seed, progress, requant)
         ops = clipped(wide, data, spec.input_shape, chosen.wmax, epochs, seed, progress)
-    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress)
+    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress, requant)
     group = ChipGroup(maps=tuple(chips), mapping=mapping or WeightMapping())
     history: dict[str, Any] = {"method": chosen.name, "seed": seed}
     if method == "qat":
@@ -157,6 +161,14 @@ def check_settings(weight_bits: int, act_bits: int, method: str, chips: int = 0)
     return chosen
 
 
+def check_requant(requant: str, method: str) -> None:
+    """Raise InputError for an unknown requantization, or one that the method does not know."""
+    if requant not in REQUANTS:
+        raise unknown_name("requantization", requant, list(REQUANTS))
+    if requant == "mult" and method not in ("qat", "ptq"):
+        raise InputError(f"--requant mult goes with the methods qat and ptq, not {method}")
+
+
 def network_accuracy(network: IntegerNetwork, data: DataSet, split: Split) -> float:
     """Return a network's top-1 accuracy on a split in percent."""
     right = 0
@@ -188,6 +200,7 @@ def _calibrated(
     act_bits: int,
     seed: int,
     progress: Progress,
+    requant: str = "shift",
 ) -> BrevitasModel:
     """Return the post-training quantized model."""
     floats = int(sum(np.prod(op.shape) for op in ops) + np.prod(spec.input_shape))
@@ -203,7 +216,9 @@ def _calibrated(
             means[op.name] = result.mean((0, 2, 3))
             values[op.name] = activate(op, result)
             advance(1)
-        formats = choose_formats(ops, values, weight_bits=weight_bits, act_bits=act_bits)
+        formats = choose_formats(
+            ops, values, weight_bits=weight_bits, act_bits=act_bits, requant=requant
+        )
         del values
         model = build_model(ops, formats).train()
         quantized = {"input": model.quantize("input", None, images)}

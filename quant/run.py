@@ -8,10 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from quant.method_names import HELP
 from trilat.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from quant.agreement import LayerDifference
 
 _AGREEMENT_IMAGES = 32
 
@@ -46,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tiled", action="store_true", help="the chip's memory is a buffer, filled again and again"
     )
+    parser.add_argument(
+        "--requant",
+        default="shift",
+        help="shift: scales are powers of two; mult: any, for an accelerator with multipliers "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--float-epochs", type=int, help="of float training")
     parser.add_argument("--epochs", type=int, help="of quantization-aware fine-tuning")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
@@ -75,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Imported here: these take seconds that `--help` and mistyped flags need not wait for.
     import torch
 
-    from quant.agreement import compare_layers
+    from quant.agreement import compare_each_layer, compare_layers
     from quant.data import load_data, to_input
     from quant.export import unrounded_weights
     from quant.faq import save_unrounded
@@ -84,14 +93,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from quant.models import build_model, load_weights, weights_normalization
     from quant.onnx_export import export_onnx
     from quant.ops import GemmOp
-    from quant.quantize import check_settings, network_accuracy, quantize
+    from quant.quantize import check_requant, check_settings, network_accuracy, quantize
     from quant.training import float_accuracy, train_float
     from quant.weight_memory import WeightMapping, check_holds
     from trilat.progress import TerminalProgress
 
     count = len(arguments.chip)
-    check_settings(arguments.weight_bits, arguments.act_bits, arguments.method, count)
+    chosen = check_settings(arguments.weight_bits, arguments.act_bits, arguments.method, count)
     chips = [FaultMap.load(path) for path in arguments.chip]
+    check_requant(arguments.requant, chosen.name)
     if arguments.jobs:
         torch.set_num_threads(arguments.jobs)
     progress, seed = TerminalProgress(), arguments.seed
@@ -122,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
         epochs=arguments.epochs,
         chips=chips,
         mapping=mapping,
+        requant=arguments.requant,
         progress=progress,
     )
     network = result.network
@@ -137,12 +148,16 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{'chips':10} {record['mean']:6.2f}% on average, {record['worst']:.2f}% on the worst "
             f"of {len(chips)}, on validation images"
         )
-    images = data.val.images[:_AGREEMENT_IMAGES]
-    agreement = compare_layers(result, to_input(images, spec.input_shape, data.mean, data.std))
-    print(
-        f"Brevitas = onnxruntime = engine: {agreement.words_equal} of {agreement.words} words "
-        f"equal ({agreement.layers} tensors x {agreement.images} images)"
-    )
+    images = to_input(data.val.images[:_AGREEMENT_IMAGES], spec.input_shape, data.mean, data.std)
+    if arguments.requant == "mult":
+        agrees = _print_differences(compare_each_layer(result, images), len(images))
+    else:
+        agreement = compare_layers(result, images)
+        agrees = agreement.words_equal == agreement.words
+        print(
+            f"Brevitas = onnxruntime = engine: {agreement.words_equal} of {agreement.words} words "
+            f"equal ({agreement.layers} tensors x {agreement.images} images)"
+        )
     try:
         if arguments.output:
             network.save(arguments.output)
@@ -155,7 +170,21 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"wrote {arguments.onnx}")
     except OSError as error:
         raise InputError(f"cannot write: {error}") from None
-    return 0 if agreement.words_equal == agreement.words else 1
+    return 0 if agrees else 1
+
+
+def _print_differences(layers: Sequence[LayerDifference], images: int) -> bool:
+    """Print each layer's share of words that are off; return whether all are within one."""
+    print(
+        f"words off the engine's, each layer on the engine's inputs ({images} images):\n"
+        f"{'layer':<24} {'words':>9} {'Brevitas':>9} {'onnxruntime':>12} {'at most':>8}"
+    )
+    for layer in layers:
+        brevitas, onnx = (100 * n / layer.words for n in (layer.brevitas_off, layer.onnx_off))
+        print(
+            f"{layer.name:<24} {layer.words:>9} {brevitas:>8.4f}% {onnx:>11.4f}% {layer.largest:>8}"
+        )
+    return max(layer.largest for layer in layers) <= 1
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -265,6 +265,7 @@ def _run(args: argparse.Namespace) -> int:
         act_bits=network.act_bits,
         weight_bits=network.weight_bits,
         max_k=max(longest, AcceleratorConfig.max_k),
+        requant="mult" if network.multiplies else "shift",
     )
     classes = register_classes(config) if args.register is None else (args.register,)
     if args.register is not None and args.register not in register_classes(config):

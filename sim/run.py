@@ -57,7 +57,9 @@ def main_parser() -> argparse.ArgumentParser:
     parser.add_argument("--protect-place", choices=PLACES, default="both")
     parser.add_argument("--act-sign", choices=ACT_SIGNS, default="runtime")
     parser.add_argument("--bounds", choices=BOUNDS, default="channel", help="of the accelerator")
-    parser.add_argument("--requant", choices=REQUANTS, default="shift")
+    parser.add_argument(
+        "--requant", choices=REQUANTS, help="the network's, or shift for random tiles"
+    )
     parser.add_argument(
         "--granularity", choices=("layer", "channel"), default="layer", help="of output bounds"
     )
@@ -123,7 +125,7 @@ def _network(args: argparse.Namespace) -> dict[str, object]:
         protect_place=args.protect_place,
         act_sign=args.act_sign,
         bounds=args.bounds,
-        requant=args.requant,
+        requant=args.requant or ("mult" if network.multiplies else "shift"),
     )
     data = load_data(args.data, seed=args.seed)
     if args.image >= len(data.val.images):
@@ -184,7 +186,7 @@ def _random(args: argparse.Namespace) -> dict[str, object]:
         protect_place=args.protect_place,
         act_sign=args.act_sign,
         bounds=args.bounds,
-        requant=args.requant,
+        requant=args.requant or "shift",
     )
     rng = np.random.default_rng(args.seed)
     jobs: list[TileJob] = [random_job(config, rng) for _ in range(args.random_jobs)]

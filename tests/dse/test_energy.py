@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from integer_networks import plain_network
+from integer_networks import multiplied, plain_network
 
 from dse.energy import main
 
@@ -25,6 +25,16 @@ def test_the_command_prints_and_writes_the_parts(network, tmp_path, capsys):
     parts = sum(data[name] for name in ("mac", "register", "buffer", "stream"))
     assert data["total"] == pytest.approx(parts)
     assert data["capped_cycles"] > data["cycles"]
+
+
+def test_a_network_with_multipliers_on_an_array_that_has_them(tmp_path, capsys):
+    file = tmp_path / "network.safetensors"
+    multiplied(plain_network()).save(file)
+    flags = ["--rows", "4", "--cols", "4", "--network", str(file)]
+    assert main([*flags, "--requant", "mult"]) == 0
+    assert "total" in capsys.readouterr().out
+    assert main(flags) == 2
+    assert "multipliers, the accelerator requant shift" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
-from integer_networks import plain_network
+from integer_networks import multiplied, plain_network
 
+from faultinj.lowering import check_fits
 from sim.run import main
+from trilat.errors import InputError
 
 
 @pytest.mark.slow
@@ -39,6 +41,28 @@ def test_network_on_digits(sim_cache, tmp_path, capsys):
     assert "random W4A4 on 5x4, one whole image: " in text
     assert "output words equal to the engine's: " in text
     assert "register flips predicted exactly: 10 of 10" in text
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_requantization_is_the_networks(multiplies, tmp_path, monkeypatch, capsys):
+    network = plain_network()
+    path = tmp_path / "net.safetensors"
+    (multiplied(network) if multiplies else network).save(path)
+
+    def verify(network, config, *_, **__):
+        check_fits(network, config)
+        raise InputError(f"the accelerator has requant {config.requant}")
+
+    monkeypatch.setattr("sim.verify.verify", verify)
+    assert main(["--network", str(path)]) == 2
+    expected = f"requant {'mult' if multiplies else 'shift'}\n"
+    assert capsys.readouterr().err.endswith(expected)
+    # Asked for, it is what it is: an array that multiplies runs either, one that shifts does not.
+    assert main(["--network", str(path), "--requant", "mult"]) == 2
+    assert capsys.readouterr().err.endswith("requant mult\n")
+    assert main(["--network", str(path), "--requant", "shift"]) == 2
+    message = "the network's layers have multipliers" if multiplies else "has requant shift"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
