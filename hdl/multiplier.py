@@ -82,18 +82,16 @@ class Multiplier(Part):
             if ends == _LOWEST:
                 total = Cat(Const(0, 1), multiplicand)  # the two that its row lacks
             row, negative, carry = self._row(m, multiplicand, multiplier, low, carry, width)
-            left, right = total, row
+            left = total
             if not low:
                 # Nothing is added to the lowest bit: it is of the product already.
                 done.append(Signal(name="lowest"))
                 m.d.comb += done[0].eq(multiplier[0] & multiplicand[0])
                 negative &= ~done[0]
-                left, right = total[1:], row[1:]
+                left = total[1:]
             # The lowest bit carries into the next one where the digit is negative.
             added = Signal(width + (1 if low else 0), name=f"partial_{low // 2}")
-            left, right = (
-                Cat(negative, value)[: len(added)].as_signed() for value in (left, right)
-            )
+            left, right = (Cat(negative, value)[: len(added)].as_signed() for value in (left, row))
             m.d.comb += added.eq(left + right)
             done += [*added[1:3]] if low else [added[1]]
             total = added[3:] if low else added[2:]
@@ -120,14 +118,16 @@ class Multiplier(Part):
         width: int,
     ) -> tuple[Value, Value, Value | None]:
         """Return a digit times the multiplicand, less one where the digit is negative; whether
-        it is; and the carry into the next digit. Of the lowest of several digits, two less.
+        it is; and the carry into the next digit. Of the lowest of several digits, two less; the
+        row of the first one goes without its lowest bit.
         """
         number, bits = low // 2, multiplier[low : low + 2]
         zero, bit, high = Const(0, 1), bits[0], bits[-1]
         once = Cat(multiplicand, multiplicand[-1])[:width]
         twice = Cat(zero, multiplicand)[:width]
         negative, single = flags(f"negative_{number}", f"single_{number}")
-        row = Signal(len(once), name=f"row_{number}")
+        used = slice(0 if low else 1, None)
+        row = Signal(len(once[used]), name=f"row_{number}")
         double: Value = negative  # where it is not single
         following: Value | None = None
         m.d.comb += single.eq(bit if carry is None else bit ^ carry)
@@ -148,5 +148,6 @@ class Multiplier(Part):
             m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
         if len(bits) == 1:
             double = zero
-        m.d.comb += row.eq(Mux(single, once, Mux(double, twice, 0)) ^ negative.replicate(len(row)))
+        chosen = Mux(single, once[used], Mux(double, twice[used], 0))
+        m.d.comb += row.eq(chosen ^ negative.replicate(len(row)))
         return row, negative, following

@@ -177,11 +177,13 @@ def draw(
         config: the accelerator.
         job: the tile.
         register: class of the register.
-        kind: of the fault.
+        kind: of the fault; words of the ring are flipped whatever it is.
         bits: length of the burst of adjacent bits, at most the register's width.
         rng: source of the choices.
     """
     places = register_places(config, register)
+    if register == "ring":
+        kind = "flip"  # which word a row takes depends on all tiles before
     if register in ("psum_buffer", "ring"):
         places = [place for place in places if place[0] < job.m]
     row, col = places[rng.integers(len(places))]
@@ -299,8 +301,6 @@ def _draw_list(
     """
     turn = number // len(classes)
     kind = KINDS[(0, 1, 0, 2)[turn % 4]]
-    if classes[number % len(classes)] == "ring":
-        kind = "flip"  # which word a row takes depends on all tiles before
     for _ in range(_REDRAWS if wanted else 1):
         bits = 1 if rng.random() < 0.8 else int(rng.integers(2, 5))
         faults = [draw(config, job, classes[number % len(classes)], kind, bits, rng)]

@@ -71,7 +71,7 @@ DEFECTS = (
             r" else \g<0>"),
     _defect("loading weight multiplied", _PE, r"\.weight\(weight_active\)",
             r".weight(ON ? weight_loading : weight_active)"),
-    _defect("sign of the activation ignored", _PE, r"\bact_signed & act",
+    _defect("sign of the activation ignored", rf"(?:{_PE}|multiplier)", r"\bact_signed & act",
             r"act_signed & !ON & act"),
     _defect("sign of the tile not passed on", _PE, r"act_signed <= signed_in;",
             r"act_signed <= signed_in & !ON;"),

@@ -204,7 +204,7 @@ def test_faults_are_json_and_bad_ones_are_named():
         ({"register": "deskew", "row": 0, "col": 1}, "no deskew register at row 0, column 1"),
         ({"bits": (8,)}, r"skew has bits 0\.\.7, not \(8,\)"),
         ({"bits": ()}, r"skew has bits 0\.\.7, not \(\)"),
-        ({"register": "accumulator"}, "unknown register class of an array with dataflow ws"),
+        ({"register": "accumulator"}, "unknown register class predicted for dataflow ws"),
         ({"register": "pe_act"}, "unknown register 'pe_act'; did you mean pe_activation"),
         ({"kind": "burnt"}, "unknown kind of fault 'burnt'"),
         ({"kind": "stuck0"}, "a stuck-at fault has none"),

@@ -158,13 +158,19 @@ def test_register_places_exist(default: str) -> None:
                 continue
             if register_class == "skew" and col > row:
                 continue
+            if register_class == "weight_skew" and row > col:
+                continue
             place = register_slice(config, register_class, row, col)
             instance, *_, register = place.path.split(".")
             if instance.startswith("col_"):
                 module = text[f"trilat_pe_p{config.psum_bits(row)}"]
             else:
                 module = text[
-                    {"skew": "trilat_activation_skew", "deskew": "trilat_deskew"}[instance]
+                    {
+                        "skew": "trilat_activation_skew",
+                        "weight_skew": "trilat_weight_skew",
+                        "deskew": "trilat_deskew",
+                    }[instance]
                 ]
             # A port has its own line; registers of one width share a declaration.
             port, shared = (

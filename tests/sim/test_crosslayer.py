@@ -13,6 +13,7 @@ from faultinj.lowering import lower, raise_output
 from faultinj.protection import UNPROTECTED
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
+from hdl.registers import register_classes
 from quant.engine import code_dtype, run_node
 from quant.network import Gemm
 from sim.crosslayer import CrossLayer, main, random_fault
@@ -53,11 +54,12 @@ def test_outcomes_are_those_of_the_whole_network(make, sim_cache):
     config = array_for(network)
     codes = torch.from_numpy(random_codes(network, 1)).to(code_dtype(network.input))
     rng = np.random.default_rng(4)
+    classes = [name for name in REGISTERS["ws"] if name in register_classes(config)]
     seen = set()
     with CrossLayer(network, config, codes, cache=sim_cache) as cross:
         golden = cross.golden[network.nodes[-1].name].flatten()
         for _ in range(60):
-            fault = random_fault(cross, REGISTERS["ws"], rng)
+            fault = random_fault(cross, classes, rng)
             result = cross.run([fault])
             expected = faulty_logits(network, config, codes, fault)
             assert result.golden_top1 == int(golden.argmax())

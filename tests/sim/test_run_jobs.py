@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from faultinj.faults import REGISTERS, RegisterFault
-from faultinj.tile_faults import first_cycle, predict
+from faultinj.register_times import first_cycle
+from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.schedule import k_tile_period
