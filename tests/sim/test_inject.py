@@ -67,7 +67,7 @@ def test_equal_to_cocotb_on_one_list_of_faults(config, sim_cache):
     classes = [name for name in register_classes(config) if name not in control]
     jobs, groups, outputs = [], [], []
     with Injector(config, sim_cache) as injector:
-        for _ in range(6):
+        for _ in range(8):
             job = random_job(config, rng)
             clean = injector.load(job)
             lists = lists_of(config, job, classes, 4 * len(classes), rng)
