@@ -26,17 +26,24 @@ from torch import Tensor, nn
 
 from bench.fault_peers import pytorchfi_pass
 from bench.plain_float import plain_model
+from bench.rtl_faults import free_running
 from faultinj.engine import MEMORY_BYTES, EngineOptions, run_on
 from faultinj.faults import Fault, MemoryFault, WeightFault
 from faultinj.golden import Design, golden_run
 from faultinj.layer_faults import LayerFaultModel
+from faultinj.lowering import gemm_shape
+from faultinj.sampling import FaultModel, Plan, population_of
+from faultinj.sampling import draw as draw_sample
 from faultinj.storage import stored_activations
 from hdl.config import AcceleratorConfig
+from hdl.schedule import network_cycles
 from quant import engine
 from quant.data import load_data, to_input
 from quant.models import build_model, load_weights, weights_normalization
 from quant.network import IntegerNetwork
 from quant.quantize import quantize
+from sim.agree import CACHE
+from sim.inject import Injector
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
 
@@ -228,10 +235,44 @@ def peer_rows(
     return rows
 
 
-def rtl_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the ratios of RTL campaigns; filled by the simulation room."""
-    del arguments
-    return []
+def rtl_figures(
+    network: IntegerNetwork, codes: Tensor, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what register flips take here, and what complete inferences in RTL would take.
+
+    The flips are uniform over register bits and cycles of a 16x16 array. An inference of all tiles
+    in RTL is not run for each: its cycles are the schedule's, at the speed measured here.
+    """
+    longest = max(int(np.prod(node.weight.shape[1:])) for node in network.gemms())
+    config = AcceleratorConfig(
+        act_bits=network.act_bits,
+        weight_bits=network.weight_bits,
+        max_k=max(longest, AcceleratorConfig.max_k),
+        requant="mult" if network.multiplies else "shift",
+    )
+    count = arguments.faults_per_image * len(codes)
+    population = population_of(network, config, "registers")
+    plan = Plan(faults=count, seed=arguments.seed)
+    faults = draw_sample(
+        population, images=len(codes), model=FaultModel(site="registers"), plan=plan
+    )
+    design = Design(network)
+    layers = LayerFaultModel(design, config)
+    start = time.process_time()
+    found = run_on(golden_run(design, codes), layers, faults.experiments)
+    engine_s = (time.process_time() - start) / count
+    cycles = network_cycles(config, [gemm_shape(network, node) for node in network.gemms()])
+    with Injector(config, CACHE) as injector:
+        speed = statistics.median(free_running(injector, 500_000) for _ in range(arguments.rounds))
+    return {
+        "faults": count,
+        "masked": float((found.logit_change == 0).mean()),
+        "engine_ms": 1e3 * engine_s,
+        "cycles": cycles,
+        "cycles_per_s": speed,
+        "rtl_s": cycles / speed,
+        "ratio": cycles / speed / engine_s,
+    }
 
 
 def _table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
@@ -265,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="faults for one golden pass (default: %(default)s)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="blocks (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    parser.add_argument("--quick", action="store_true", help="two rounds of 16 faults per image")
+    parser.add_argument(
+        "--quick", action="store_true", help="two rounds of 16 faults per image, no RTL"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args(argv)
     if arguments.quick:
@@ -282,7 +325,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("PyTorchFI is not installed (pip install --no-deps pytorchfi==0.6.0): left out")
         else:
             rows += peer_rows(network, codes, model, arguments)
-        rows += rtl_rows(arguments)
         caption = (
             f"one thread, CPU time, {arguments.rounds} rounds; a golden pass for every "
             f"{arguments.faults_per_image} faults of an image; the process grew by "
@@ -290,10 +332,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
         console.print(_table(rows, caption))
+        rtl = {} if arguments.quick else rtl_figures(network, codes, arguments)
+        if rtl:
+            console.print(
+                f"register flips, 16x16, uniform over bits and cycles: {rtl['engine_ms']:.2f} ms an "
+                f"inference in the engine ({rtl['faults']} faults, {100 * rtl['masked']:.1f} % "
+                f"masked); all tiles in RTL {rtl['rtl_s']:.2f} s ({rtl['cycles']:,} cycles by the "
+                f"schedule at {rtl['cycles_per_s']:,.0f} cycles/s measured): {rtl['ratio']:,.0f} "
+                "times as long",
+                soft_wrap=True,
+            )
         if arguments.json is not None:
             figures = {"network": network.content_hash(), "seed": arguments.seed,
                        "faults_per_image": arguments.faults_per_image, "peak_bytes": peak,
-                       "faults": rows}  # fmt: skip
+                       "faults": rows, "rtl": rtl}  # fmt: skip
             try:
                 write_json(arguments.json, figures)
             except OSError as error:
