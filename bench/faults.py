@@ -335,8 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rtl = {} if arguments.quick else rtl_figures(network, codes, arguments)
         if rtl:
             console.print(
-                f"register flips, 16x16, uniform over bits and cycles: {rtl['engine_ms']:.2f} ms an "
-                f"inference in the engine ({rtl['faults']} faults, {100 * rtl['masked']:.1f} % "
+                f"register flips, 16x16, uniform over bits and cycles: {rtl['engine_ms']:.2f} ms "
+                f"an inference in the engine ({rtl['faults']} faults, {100 * rtl['masked']:.1f} % "
                 f"masked); all tiles in RTL {rtl['rtl_s']:.2f} s ({rtl['cycles']:,} cycles by the "
                 f"schedule at {rtl['cycles_per_s']:,.0f} cycles/s measured): {rtl['ratio']:,.0f} "
                 "times as long",
