@@ -423,7 +423,7 @@ def table(results: Sequence[Result]) -> Table:
 
 def protection_table(results: Sequence[ProtectionResult]) -> Table:
     """Return the price of protection as a terminal table."""
-    title = "16x16 core, LUTs with protection (clip) at both places"
+    title = "16x16 core, LUTs with protection (clip, bounds per layer) at both places"
     result = Table(title=title, title_justify="left")
     for number, name in enumerate(("array", "family", "without", "with", "more %", "bar", "met")):
         result.add_column(name, justify="left" if number == 0 else "right")
@@ -525,9 +525,9 @@ def _protections(
     families: Sequence[Family], cache: Path, progress: TerminalProgress
 ) -> list[ProtectionResult]:
     designs = [
-        ("int8, LUT", AcceleratorConfig(mult="lut"), 3.0),
-        ("int8, DSP", AcceleratorConfig(mult="dsp"), None),
-        ("int4, LUT", AcceleratorConfig(act_bits=4, weight_bits=4), None),
+        ("int8, LUT", AcceleratorConfig(mult="lut", bounds="layer"), 3.0),
+        ("int8, DSP", AcceleratorConfig(mult="dsp", bounds="layer"), None),
+        ("int4, LUT", AcceleratorConfig(act_bits=4, weight_bits=4, bounds="layer"), None),
     ]
     results = []
     with progress.task("protection", len(families) * len(designs)) as advance:
