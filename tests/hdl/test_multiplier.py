@@ -33,7 +33,7 @@ module bench_{name};
   reg signed [{a}:0] act;
   reg signed [{top}:0] weight;
   wire signed [{bits}:0] product;
-  // Set here: Verilator 5.48 loses counts of a variable that the block itself sets before.
+  // Set here: Verilator 5.49 loses counts of a variable that the block itself sets before.
   integer x, y, equal = 0;
   trilat_{name} device (
     .aclk(aclk), .act(act[{a}-1:0]), {signed}.weight(weight), .product(product)
