@@ -122,7 +122,7 @@ def run_campaign(
         progress: told about finished experiments.
 
     Raises:
-        InputError: sites that the engine does not compute, more faults than there are, faults
+        InputError: sites that the array does not have, more faults than there are, faults
             outside the network or array, no image, the network or its protection does not fit the
             accelerator, the top-1 bound with a protection, or a folder of another campaign.
     """
