@@ -329,13 +329,18 @@ def _draw_list(
         bits = 1 if rng.random() < 0.8 else int(rng.integers(2, 5))
         faults = [draw(config, job, classes[number % len(classes)], kind, bits, rng)]
         if number % 10 == 9:
-            faults.append(
-                draw(config, job, classes[int(rng.integers(len(classes)))], "flip", 1, rng)
-            )
+            more = draw(config, job, classes[int(rng.integers(len(classes)))], "flip", 1, rng)
+            # What is stuck and flipped at once has no order: there, one fault stays alone.
+            if _place(more) != _place(faults[0]):
+                faults.append(more)
         output = predict(config, job, faults)
         if not equal_outputs(output, clean):
             break
     return faults, output
+
+
+def _place(fault: RegisterFault) -> tuple[str, int, int]:
+    return fault.register, fault.row, fault.col
 
 
 def _count(
