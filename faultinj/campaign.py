@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from faultinj.checks import check_faults, check_space, fault_space
-from faultinj.engine import EngineOptions, run_faults
+from faultinj.engine import EngineOptions, check_options, run_faults
 from faultinj.faults import EVERY_LAYER, Fault, to_json
-from faultinj.lowering import check_fits
+from faultinj.lowering import check_fits, check_protection
 from faultinj.parts import CampaignFolder, open_folder
 from faultinj.protection import UNPROTECTED, Protection
 from faultinj.rate import RateResult, accuracy_under_rate, calibrate_rate
@@ -96,6 +96,7 @@ def run_campaign(
     model: FaultModel,
     plan: Plan,
     protection: Protection = UNPROTECTED,
+    top1_bound: bool = False,
     replay: FaultList | None = None,
     folder: Path | None = None,
     output: Path | None = None,
@@ -111,7 +112,8 @@ def run_campaign(
         labels: classes, (N,).
         model: what is injected in one experiment.
         plan: how many, and which. Networks of one shape on one array get the same faults.
-        protection: of the design.
+        protection: of the design; the accelerator's unit is the same one.
+        top1_bound: as in `inject`.
         replay: inject these faults instead; of `model` and `plan` only seed and confidence count.
         folder: keeps finished parts, so that a killed campaign goes on where it stopped; then
             has the rows (rows.parquet).
@@ -120,13 +122,15 @@ def run_campaign(
         progress: told about finished experiments.
 
     Raises:
-        InputError: sites that the engine does not compute, more faults than there are, faults
-            outside the network or array, no image, the network does not fit the accelerator, or a
-            folder of another campaign.
+        InputError: sites that the array does not have, more faults than there are, faults
+            outside the network or array, no image, the network or its protection does not fit the
+            accelerator, the top-1 bound with a protection, or a folder of another campaign.
     """
     if not len(codes):
         raise InputError("a campaign needs at least one image")
     check_fits(network, config)
+    check_protection(protection, config)
+    check_options(EngineOptions(top1_bound=top1_bound), protection)
     if replay is None:
         population = population_of(network, config, model.site, kind=model.kind, burst=model.burst)
         sample = draw(population, images=len(codes), model=model, plan=plan)
@@ -148,8 +152,9 @@ def run_campaign(
         total, bits = replay.population, replay.bits
         levels = [max(replay.level or 0.0, plan.confidence)]
     identity = _identity(network, config, codes, labels, protection, model, plan, replay)
+    identity["top1_bound"] = top1_bound
     opened = None if folder is None else open_folder(Path(folder), identity)
-    job = _Job(network, config, codes, labels, sample, protection, memory, opened)
+    job = _Job(network, config, codes, labels, sample, protection, top1_bound, memory, opened)
     table, looks, level = job.run(levels, plan.margin, progress or NoProgress())
     layers = [EVERY_LAYER, "input", *(node.name for node in network.nodes)]
     facts = _described(model, plan, replay, sample) | {
@@ -195,12 +200,13 @@ class _Job:
         labels: np.ndarray | Tensor,
         sample: Sample,
         protection: Protection,
+        top1_bound: bool,
         memory: int,
         folder: CampaignFolder | None,
     ) -> None:
         self.network, self.config, self.codes, self.labels = network, config, codes, labels
         self.sample, self.protection, self.memory = sample, protection, memory
-        self.folder, self.seconds = folder, 0.0
+        self.top1_bound, self.folder, self.seconds = top1_bound, folder, 0.0
         names = [EVERY_LAYER, "input", *(node.name for node in network.nodes)]
         self.order = {name: i for i, name in enumerate(names)}
 
@@ -251,6 +257,7 @@ class _Job:
             [self.sample.experiments[i] for i in members],
             protection=self.protection,
             memory=self.memory,
+            top1_bound=self.top1_bound,
             progress=_Within(advance),
         )
         table = to_table(records, members, self.sample.stratum[members].tolist(), self.order)

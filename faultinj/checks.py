@@ -19,7 +19,6 @@ from faultinj.faults import (
 )
 from faultinj.lowering import gemm_shape
 from faultinj.register_times import idle_start
-from faultinj.sampling import check_supported
 from faultinj.storage import stored_activations
 from hdl.config import AcceleratorConfig
 from hdl.schedule import output_tiles, tile_cycles
@@ -129,7 +128,6 @@ def _check_register(config: AcceleratorConfig, fault: RegisterFault, tiles: list
     if fault.register not in REGISTERS[config.dataflow]:
         raise InputError(f"an array with dataflow {config.dataflow} has no {fault.register}")
     check_register_fault(config, fault)
-    check_supported(config, fault.register, fault.kind)
     if fault.tile is None:
         return
     if not 0 <= fault.tile < len(tiles):

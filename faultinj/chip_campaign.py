@@ -178,7 +178,7 @@ def accuracy_over_chips(
 
 def spread(values: Sequence[float], seed: int) -> Spread:
     """Return mean, deviation, range and bootstrap interval of one accuracy per chip."""
-    low, high = bootstrap_interval(values, seed=seed)
+    low, high = bootstrap_interval(values, seed=seed, within=(0.0, 100.0))
     return Spread(
         mean=float(np.mean(values)),
         std=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,

@@ -24,7 +24,7 @@ from quant.network import Gemm, IntegerNetwork
 from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
 
-__all__ = ["EngineOptions", "FaultOutcomes", "run_faults", "run_on"]
+__all__ = ["EngineOptions", "FaultOutcomes", "check_options", "run_faults", "run_on"]
 
 MEMORY_BYTES = 4 << 30
 _MAX_BATCH = 256
@@ -81,9 +81,7 @@ def run_faults(
             the memory does not hold one image.
     """
     options = options or EngineOptions()
-    if options.top1_bound and protection.kind != "none":
-        raise InputError("the top-1 bound stops before all violations are counted: "
-                         "it needs a design without protection")  # fmt: skip
+    check_options(options, protection)
     memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
     cols = _ONE_PASS if memory_only else config.cols
     design = _design(network, protection, cols, options.int8)
@@ -101,6 +99,13 @@ def run_faults(
             ):
                 advance(done)
     return outcomes
+
+
+def check_options(options: EngineOptions, protection: Protection) -> None:
+    """Raise InputError for shortcuts that a protected design does not allow."""
+    if options.top1_bound and protection.kind != "none":
+        raise InputError("the top-1 bound stops before all violations are counted: "
+                         "it needs a design without protection")  # fmt: skip
 
 
 def run_on(

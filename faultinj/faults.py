@@ -57,7 +57,9 @@ class RegisterFault:
         row, col: of the PE. For ``skew``, `row` is the row and `col` the stage (0..row); for
             ``deskew`` and ``weight_skew``, `col` is the column and `row` the stage
             (0..cols - 2 - col, 0..col); for ``psum_buffer`` and ``ring``, `row` is the word; for
-            parameters of a lane it is 0; as in `hdl.registers`.
+            parameters of a lane it is 0; as in `hdl.registers`. Rows take the words of the ring
+            in turn, from word 0 on behind the reset ahead of what the fault names: of its tile,
+            or all tiles of its layer, or of the inference.
         bits: which bits of the register, 0 is the lowest.
         cycle: of the output tile, 0 being that of its first accepted activation beat in a run
             without stalls; None for a permanent fault (``stuck0``, ``stuck1``).
@@ -87,9 +89,6 @@ class RegisterFault:
             raise InputError("a flip needs a layer and an output tile")
         if self.layer is None and self.tile is not None:
             raise InputError("an output tile needs its layer")
-        if self.register == "ring" and self.kind != "flip":
-            raise InputError("words of the output ring have flips alone: which one a row "
-                             "takes depends on all tiles before")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

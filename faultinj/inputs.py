@@ -71,6 +71,8 @@ def accelerator_of(arguments: argparse.Namespace, network: IntegerNetwork) -> Ac
         psum_depth=arguments.psum_depth,
         protect=arguments.protect,
         protect_place=arguments.protect_place,
+        act_sign=arguments.act_sign,
+        bounds=arguments.bounds,
         requant="mult" if network.multiplies else "shift",
     )
 

@@ -11,7 +11,7 @@ from faultinj.faults import RegisterFault, mask_of, written
 from faultinj.register_times import parameter_met, ring_met
 from faultinj.tile_part import TilePart
 from hdl.config import AcceleratorConfig
-from hdl.registers import LANE_CLASSES, PARAMETER_CLASSES, register_slice
+from hdl.registers import LANE_CLASSES, PARAMETER_CLASSES, in_header, register_slice
 from hdl.tile import requantize, wrap
 
 # Words and parameters of the lanes behind the sums.
@@ -54,9 +54,12 @@ def finished(
     if part.raw:
         return _joined(config, total), np.zeros(acc.shape, dtype=bool)
     total, values = total[:, 0], {name: value[:, 0] for name, value in values.items()}
-    code = requantize(total, part.multiplier, values["shift"])
+    code = requantize(total, values["multiplier"], values["shift"])
     low, high = code < values["lo"], code > values["hi"]
     out = np.where(high, values["hi"], np.where(low, values["lo"], code))
+    if config.layer_bounds:
+        # Such limits have a sign above the code: a fault there lets out what is no code.
+        out = written(out, config.act_bits, part.signed_out, 0, "flip")
     violated = np.zeros(acc.shape, dtype=bool)
     violated |= (low & (values["lo_is_bound"] != 0)) | (high & (values["hi_is_bound"] != 0))
     if not config.checks_output:
@@ -74,11 +77,12 @@ def _changed(
     count, beats = part.acts.shape[1] // config.k_step, config.raw_beats if part.raw else 1
     when = ring_met if fault.register == "ring" else parameter_met
     met = when(config, part.m, count, part.index, fault, raw=part.raw)
-    hit = met[:, :, None] & (part.cols == fault.col)
+    hit = met[:, :, None] & _columns(config, part, fault)
     if not hit.any():
         return value
     value = np.broadcast_to(value, (len(part.index), beats, len(part.cols)))
     signed = name in ("ring", "bias") or (name in ("lo", "hi") and part.signed_out)
+    signed |= name == fault.register and name in ("lo", "hi") and in_header(config, name)
     width = register_slice(config, fault.register, fault.row, fault.col).bits
     wrong = written(value, width, signed, mask_of(fault.bits), fault.kind)
     return np.where(hit, wrong, value)
@@ -102,4 +106,11 @@ def touched(
     when = ring_met if fault.register == "ring" else parameter_met
     k_tiles = part.k_tiles(config)
     met = when(config, part.m, k_tiles, part.index, fault, raw=part.raw)
-    return np.asarray(met.any(axis=1)), part.cols == fault.col
+    return np.asarray(met.any(axis=1)), _columns(config, part, fault)
+
+
+def _columns(config: AcceleratorConfig, part: TilePart, fault: RegisterFault) -> np.ndarray:
+    """Return which columns a fault is in, bool (n,)."""
+    if in_header(config, fault.register):
+        return np.ones(len(part.cols), dtype=bool)
+    return part.cols == fault.col

@@ -22,9 +22,10 @@ from faultinj.faults import (
     written,
 )
 from faultinj.golden import Design
-from faultinj.lowering import check_fits
+from faultinj.lowering import check_fits, check_protection
 from faultinj.propagation import Writes
 from faultinj.protection import output_limits
+from faultinj.register_times import ring_row
 from faultinj.tile_faults import faulty_outputs, golden_outputs, touched
 from faultinj.tile_part import TilePart
 from hdl.config import AcceleratorConfig
@@ -45,6 +46,8 @@ class LayerFaultModel:
         """Remember the design."""
         self.design, self.config = design, config
         self._tiles: dict[str, list[OutputTile]] = {}
+        # Output rows ahead of each tile of a layer, counted from the layer's or the inference's.
+        self._rows_before: dict[tuple[str, bool], np.ndarray] = {}
         self._fits = False
 
     def tiles(self, node: Gemm) -> list[OutputTile]:
@@ -69,6 +72,7 @@ class LayerFaultModel:
             return
         if not self._fits:
             check_fits(self.design.network, self.config)
+            check_protection(self.design.protection, self.config)
             self._fits = True
         check_register_fault(self.config, fault)
         count = len(self.tiles(node))
@@ -217,20 +221,18 @@ class LayerFaultModel:
         everywhere = any(f.tile is None for f in faults)
         numbers = range(len(tiles)) if everywhere else sorted(named)
         new, violations = [], 0
-        per_group = len(node.bias) // node.groups
         depth = weight[0].size
         images = codes.permute(2, 0, 1)[None]
         # Tiles with the same faults, rows and group are one part, side by side.
-        bundles: dict[tuple[int, int, int, tuple[int, ...]], list[OutputTile]] = {}
+        bundles: dict[tuple[int, int, int, tuple[RegisterFault, ...]], list[OutputTile]] = {}
         for number in numbers:
             tile = tiles[number]
-            mine = tuple(i for i, f in enumerate(faults) if f.tile in (None, number))
+            mine = tuple(self._in_tile(node, f, number) for f in faults if f.tile in (None, number))
             bundles.setdefault((tile.group, tile.m0, tile.m1, mine), []).append(tile)
         acts: dict[int, Tensor] = {}
-        for (group, m0, m1, mine), several in bundles.items():
-            here = [faults[i] for i in mine]
-            channels = np.concatenate([np.arange(t.n0, t.n1) for t in several]) + group * per_group
-            cols = np.concatenate([np.arange(t.n1 - t.n0) for t in several])
+        for (group, m0, m1, here), several in bundles.items():
+            spread = [self._channels(node, tile) for tile in several]
+            channels, cols = (np.concatenate(part) for part in zip(*spread, strict=True))
             # First where something can change, then the operands of just that.
             nothing = np.broadcast_to(np.int64(0), (m1 - m0, depth))
             no_weights = np.broadcast_to(np.int64(0), (depth, len(channels)))
@@ -244,13 +246,40 @@ class LayerFaultModel:
             chosen, pixels = channels[columns], m0 + np.flatnonzero(rows)
             operands = acts[group][torch.from_numpy(pixels)].numpy().astype(np.int64)
             matrix = weight[chosen].transpose(2, 3, 1, 0).reshape(-1, len(chosen))
+            matrix = np.where(chosen < 0, 0, matrix)
             part = self._part(node, operands, matrix, chosen, index[rows], m1 - m0, cols[columns])
             outputs, violated = faulty_outputs(self.config, part, here)
             clean, before = golden_outputs(self.config, part)
-            at = np.nonzero(outputs != clean)
+            at = np.nonzero((outputs != clean) & (chosen >= 0))
             new.append((pixels[at[0]], chosen[at[1]], outputs[at]))
             violations += int(violated.sum()) - int(before.sum())
         return new, violations
+
+    def _in_tile(self, node: Gemm, fault: RegisterFault, number: int) -> RegisterFault:
+        """Return a fault of a layer as its tile `number`, the first behind a reset, meets it."""
+        if fault.register != "ring" or fault.tile is not None:
+            return fault
+        whole = fault.layer is None
+        if (node.name, whole) not in self._rows_before:
+            gemms = self.design.network.gemms()
+            ahead = gemms[: [n.name for n in gemms].index(node.name)] if whole else []
+            first = sum(tile.m1 - tile.m0 for n in ahead for tile in self.tiles(n))
+            counts = [tile.m1 - tile.m0 for tile in self.tiles(node)]
+            self._rows_before[node.name, whole] = first + np.cumsum([0, *counts])
+        return ring_row(self.config, fault, int(self._rows_before[node.name, whole][number]))
+
+    def _channels(self, node: Gemm, tile: OutputTile) -> tuple[np.ndarray, np.ndarray]:
+        """Return channels and columns of a tile, int64 (n,).
+
+        Columns past N have the limits of the layer where those are in the header: what they count
+        as violations does too. Their channel is -1.
+        """
+        first = tile.group * (len(node.bias) // node.groups)
+        channels = np.arange(first + tile.n0, first + tile.n1)
+        if self.config.layer_bounds and self.config.checks_output:
+            spare = self.config.cols - len(channels)
+            channels = np.concatenate([channels, np.full(spare, -1)])
+        return channels, np.arange(len(channels))
 
     def _part(
         self,
@@ -262,7 +291,10 @@ class LayerFaultModel:
         m: int,
         cols: np.ndarray | int,
     ) -> TilePart:
-        """Return rows `acts` (r, K) and `channels` of a layer with weights (K, n)."""
+        """Return rows `acts` (r, K) and `channels` of a layer with weights (K, n).
+
+        A channel of -1 is a column past N, as `lowering.lower` fills it.
+        """
         spare = -acts.shape[1] % self.config.k_step
         limits = output_limits(node, self.design.protection)
         fmt_in = self.design.network.format_of(node.inputs[0])
@@ -270,12 +302,13 @@ class LayerFaultModel:
         ones = np.ones(len(node.bias), np.int64)
         multiplier = ones if node.multiplier is None else node.multiplier
         shift = np.zeros(len(node.bias), np.int64) if raw else self.design.network.shift(node)
+        past = channels < 0
         return TilePart(
             acts=_filled(acts, spare, axis=1),
             weights=_filled(weights, spare, axis=0),
-            bias=node.bias[channels],
-            multiplier=multiplier[channels],
-            shift=shift[channels],
+            bias=np.where(past, np.clip(0, limits.lo[0], limits.hi[0]), node.bias[channels]),
+            multiplier=np.where(past, 1, multiplier[channels]),
+            shift=np.where(past, 0, shift[channels]),
             lo=limits.lo[channels],
             hi=limits.hi[channels],
             lo_is_bound=limits.lo_is_bound[channels],

@@ -104,7 +104,7 @@ def accuracy_under_rate(
     values = _accuracies(
         network, codes, truth, rate, protection, repetitions, seed, progress or NoProgress()
     )
-    low, high = bootstrap_interval(values, seed=seed)
+    low, high = bootstrap_interval(values, seed=seed, within=(0.0, 100.0))
     storage = stored_activations(network)
     return RateResult(
         rate=rate,

@@ -8,21 +8,26 @@ they hold for everything but loading weights and parameters of the lanes, which 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from faultinj.faults import RegisterFault
 from hdl.config import AcceleratorConfig
+from hdl.register_map import SCALE_FIELDS, parameter_words
 from hdl.registers import PARAMETER_CLASSES
 from hdl.schedule import (
     act_register_cycle,
     collector_levels,
     k_tile_period,
+    multiply_stages,
     param_word_count,
 )
 
 # Faults in these change operands alone, which the sums hold whatever code they become.
 OPERANDS = ("skew", "pe_activation", "weight_active", "weight_loading", "weight_skew", "pe_weight")
-# Stages of the requantizer behind the issue of a row in which a parameter is looked at.
+# Stages of the requantizer behind the issue of a row in which a parameter is looked at, without
+# those that multiply.
 _SCALE_STAGE, _LIMITS_STAGE = 1, 5
 
 
@@ -135,15 +140,31 @@ def ring_met(
     *,
     raw: bool,
 ) -> np.ndarray:
-    """Return which output beats a flip in a ring word meets, bool (rows, beats)."""
-    assert fault.cycle is not None
+    """Return which output beats a fault in a ring word meets, bool (rows, beats).
+
+    The tile is the first one behind a reset, so that its row i is in word i.
+    """
+    read = issue_cycles(config, m, k_tiles, index, raw=raw)
+    mine = np.broadcast_to((index == fault.row)[:, None], read.shape)
+    if fault.cycle is None:
+        return mine
     if config.is_os:
         written = k_tiles - 1 + fault.row + fault.col + 5 + collector_levels(config)
     else:
         period = k_tile_period(config, m)
         written = (k_tiles - 1) * period + fault.row + config.rows + config.col_groups + 4
-    read = issue_cycles(config, m, k_tiles, index, raw=raw)
-    return (index == fault.row)[:, None] & (read >= fault.cycle) & (fault.cycle >= written)
+    return mine & (read >= fault.cycle) & (fault.cycle >= written)
+
+
+def ring_row(config: AcceleratorConfig, fault: RegisterFault, before: int) -> RegisterFault:
+    """Return a permanent fault of a ring word as that of the row that a tile writes there.
+
+    Args:
+        config: the accelerator.
+        fault: of the ring.
+        before: rows that have left the array since the reset when the tile begins.
+    """
+    return replace(fault, row=(fault.row - before) % (2 * config.max_m))
 
 
 def parameter_met(
@@ -155,7 +176,7 @@ def parameter_met(
     *,
     raw: bool,
 ) -> np.ndarray:
-    """Return which output beats a fault in a parameter of a lane meets, bool (rows, beats)."""
+    """Return which output beats a fault in a parameter meets, bool (rows, beats)."""
     assert fault.register in PARAMETER_CLASSES
     issue = issue_cycles(config, m, k_tiles, index, raw=raw)
     if fault.cycle is None:
@@ -166,11 +187,27 @@ def parameter_met(
     # later the set is taken, and it is the present one from the cycle behind.
     present = words + 2 - idle_start(config)
     if fault.register != name:
-        word = 2 + 2 * fault.col + (name != "bias")
-        loaded = word + 2 - idle_start(config)
+        loaded = _loaded(config, name, fault.col) - idle_start(config)
         return np.full(issue.shape, loaded <= fault.cycle < present)
-    stage = _SCALE_STAGE if name in ("bias", "shift") else _LIMITS_STAGE
+    stage = _LIMITS_STAGE + multiply_stages(config)
+    if name in SCALE_FIELDS:
+        stage = _SCALE_STAGE
     return (issue + stage >= fault.cycle) & (fault.cycle >= present)
+
+
+def _loaded(config: AcceleratorConfig, name: str, col: int) -> int:
+    """Return when a next parameter is there, in cycles from the first parameter word on.
+
+    A word of a column passes a register on its way to the lane, one of the header does not.
+    """
+    layout = parameter_words(config)
+    for number, word in enumerate(layout.header):
+        if any(field.name == name for field in word.fields):
+            return number + 1
+    number = next(
+        i for i, word in enumerate(layout.column) if any(f.name == name for f in word.fields)
+    )
+    return len(layout.header) + col * len(layout.column) + number + 2
 
 
 def idle_start(config: AcceleratorConfig) -> int:

@@ -25,6 +25,7 @@ from faultinj.inputs import (
     protection_of,
     writable,
 )
+from faultinj.lowering import check_fits, check_protection
 from faultinj.parts import open_folder
 from faultinj.protection import GRANULARITIES, Protection
 from faultinj.rate import accuracy_under_rate
@@ -41,7 +42,8 @@ from faultinj.sampling import (
 )
 from faultinj.sequential import SPENDINGS, spend
 from faultinj.stats import sample_size
-from hdl.config import DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
+from faultinj.summary import NOT_CRITICAL
+from hdl.config import ACT_SIGNS, BOUNDS, DATAFLOWS, PLACES, PROTECTIONS, AcceleratorConfig
 from quant.data import load_data
 from quant.network import IntegerNetwork
 from trilat.errors import InputError, run_command, unknown_name
@@ -50,8 +52,9 @@ from trilat.progress import Progress, TerminalProgress
 
 _SPLITS = ("train", "val", "test")
 _RATE_REPETITIONS = 8
+_BOUNDED = "; not_critical: masked or SDC, the class was proven not to change"
 # Headings that leave room for the names of layers.
-_SHORT = {"sdc_noncritical": "SDC", "sdc_critical": "critical"}
+_SHORT = {"sdc_noncritical": "SDC", "sdc_critical": "critical", "not_critical": "proven"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,6 +88,8 @@ def main_parser() -> argparse.ArgumentParser:
     group("--rows", type=int, default=16, metavar="N", help="PEs along K (ws) or M (os)")
     group("--cols", type=int, default=16, metavar="N", help="PEs along N (output channels)")
     group("--psum-depth", type=int, default=256, metavar="N", help="largest M of a ws tile")
+    group("--act-sign", default="runtime", help=f"of its activations: {', '.join(ACT_SIGNS)}")
+    group("--bounds", default="channel", help=f"limits of its outputs per: {', '.join(BOUNDS)}")
     group("--protect", default="none", help=f"protection unit: {', '.join(PROTECTIONS)}")
     group("--protect-place", default="both", help=f"where it checks: {', '.join(PLACES)}")
     group("--granularity", default="layer", help=f"of bounds: {', '.join(GRANULARITIES)}")
@@ -109,6 +114,9 @@ def main_parser() -> argparse.ArgumentParser:
     group("--spending", default="pocock", help=f"of the error: {', '.join(SPENDINGS)}")
     group("--seed", type=int, default=0, metavar="N", help="of data split, training and faults")
     group = parser.add_argument_group("running").add_argument
+    group("--top1-bound", action="store_true", help="stop where the class provably cannot change "
+          "any more: those rows say `not_critical` and have no logit change; without protection "
+          "alone")  # fmt: skip
     group("--device", default="cpu", help="torch device that computes")
     gib = DEFAULT_MEMORY >> 30
     group("--memory", type=float, default=gib, metavar="GIB", help="budget for activations")
@@ -177,6 +185,9 @@ def run(arguments: argparse.Namespace) -> CampaignResult | RateResult:
     protection = protection_of(
         arguments.protect, arguments.protect_place, arguments.granularity, network, data
     )
+    if arguments.rate is not None:
+        check_fits(network, config)
+        check_protection(protection, config)
     target = _Target(
         network=network,
         config=config,
@@ -210,6 +221,8 @@ def _check(arguments: argparse.Namespace) -> None:
     ]
     if len(chosen) > 1:
         raise InputError(f"{chosen[0]} and {chosen[1]} exclude each other")
+    if arguments.top1_bound and arguments.rate is not None:
+        raise InputError("--top1-bound and --rate exclude each other")
     if arguments.output is not None:
         writable(arguments.output)
 
@@ -247,6 +260,7 @@ def _run_faults(
         model=model,
         plan=plan,
         protection=target.protection,
+        top1_bound=arguments.top1_bound,
         replay=replay,
         folder=arguments.output,
         memory=int(arguments.memory * (1 << 30)),
@@ -318,7 +332,7 @@ def _print(result: CampaignResult, console: Console) -> None:
         caption=f"{result.sampling}; {result.images} images, population {population}, seed "
         f"{result.seed}, margin {100 * result.margin:.2g} points ({percent}); accuracy of the "
         f"right class {result.accuracy_golden:.2f} % without and {result.accuracy_faulty:.2f} % "
-        f"with faults; {result.seconds:.1f} s",
+        f"with faults; {result.seconds:.1f} s{_BOUNDED if NOT_CRITICAL in result.outcomes else ''}",
     )
     for heading in ("outcome", "count", "detected", "rate", f"{percent} interval"):
         table.add_column(heading, justify="left" if heading == "outcome" else "right")

@@ -30,12 +30,6 @@ from trilat.errors import InputError, unknown_name
 _CLASSES = tuple(dict.fromkeys(name for names in REGISTERS.values() for name in names))
 # Where faults can be: memories, one class of registers, or all of the array's classes.
 SITES = ("activations", "weights", "registers", *_CLASSES)
-# What `faultinj.campaign.inject` computes; the rest is refused in one line.
-ENGINE = {
-    "activations": KINDS,
-    "weights": KINDS,
-    **{name: KINDS if name != "ring" else ("flip",) for name in _CLASSES},
-}
 STRATA = ("layer", "bit")
 ALLOCATIONS = ("proportional", "equal")
 # The most experiments of one campaign, exhaustive or not.
@@ -187,24 +181,19 @@ class Sample:
     looks: tuple[int, ...]
 
 
-def check_supported(config: AcceleratorConfig, site: str, kind: str) -> None:
-    """Raise InputError where the array has no such site, or the engine no such faults."""
-    present = register_classes(config)
-    if site in _CLASSES and site not in present:
-        accepted = ["activations", "weights", "registers", *_names(config, kind, "registers")]
+def check_site(config: AcceleratorConfig, site: str) -> None:
+    """Raise InputError where the array has no such site."""
+    if site in _CLASSES and site not in register_classes(config):
+        accepted = ["activations", "weights", "registers", *_names(config, "registers")]
         raise unknown_name(f"site of an array with dataflow {config.dataflow}", site, accepted)
-    if site != "registers" and kind not in ENGINE[site]:
-        raise InputError(
-            f"the engine does not compute {kind} faults of {site}: {', '.join(ENGINE[site])} alone"
-        )
 
 
-def _names(config: AcceleratorConfig, kind: str, site: str) -> list[str]:
-    """Return the register classes of a site: all that the array has and the engine computes."""
+def _names(config: AcceleratorConfig, site: str) -> list[str]:
+    """Return the register classes of a site: all that the array has."""
     if site != "registers":
         return [site]
     present = register_classes(config)
-    return [n for n in REGISTERS[config.dataflow] if n in present and kind in ENGINE[n]]
+    return [name for name in REGISTERS[config.dataflow] if name in present]
 
 
 def population_of(
@@ -218,18 +207,18 @@ def population_of(
     """Return the single faults of one inference.
 
     Raises:
-        InputError: an unknown site, one that the engine does not compute, or a burst that is
-            longer than every word.
+        InputError: an unknown site, one that the array does not have, or a burst that is longer
+            than every word.
     """
     if site not in SITES:
         raise unknown_name("fault site", site, list(SITES))
-    check_supported(config, site, kind)
+    check_site(config, site)
     if site == "activations":
         blocks, bits = _memory_blocks(network, burst)
     elif site == "weights":
         blocks, bits = _weight_blocks(network, burst)
     else:
-        names = _names(config, kind, site)
+        names = _names(config, site)
         blocks, bits = _register_blocks(network, config, names, burst, permanent=kind != "flip")
     starts = np.cumsum([0, *(block.rounds * len(block.bits) for block in blocks)], dtype=np.int64)
     if not starts[-1]:

@@ -13,6 +13,8 @@ from scipy.special import stdtrit
 from trilat.errors import InputError
 
 _RESAMPLED = 1 << 22
+# Of less than this part of a population, whether values are put back makes no difference.
+_SMALL_PART = 0.01
 
 
 def sample_size(population: int, margin: float, confidence: float = 0.95, p: float = 0.5) -> int:
@@ -81,45 +83,69 @@ def bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 10_000,
     population: int | None = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[float, float]:
-    """Return the percentile-bootstrap interval of a mean, expanded for small samples.
+    """Return the studentized bootstrap interval of a mean.
 
-    Plain percentiles are too narrow for few values; their levels are widened by Student's t as
-    in Hesterberg (The American Statistician 69, 2015). One value has no spread: it is returned.
-    Rates of rare events belong to `wilson`: no resample of zeros has a one in it.
+    Resamples are drawn as the sample was: without replacement out of a population that repeats it,
+    as in Booth, Butler and Hall (JASA 89, 1994), or with replacement where the sample is a small
+    part. The ends are quantiles of their deviation in standard errors, which are as skewed as the
+    values; percentiles of the mean itself are too narrow where values are few or skewed. Neither
+    end is closer than Student's t: few values do not show their tails. (Some tens of very skewed
+    ones show so little of them that this interval is too narrow too.) One value has no spread: it
+    is returned. Rates of rare events belong to `wilson`: no resample of zeros has a one in it.
 
     Args:
         values: independent repetitions (faults, chips, fault maps), never images of one of them.
         seed: of the resampling.
         confidence: in (0, 1).
         resamples: how many.
-        population: N, of which `values` were drawn without replacement; the interval shrinks by
-            sqrt((N - n) / (N - 1)) to both sides of the mean. None for an endless one.
+        population: N, of which `values` were drawn without replacement; None for an endless one.
+        within: least and greatest mean that there can be; the interval ends there.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or not len(sample):
         raise ValueError("a bootstrap needs at least one value")
-    n = len(sample)
+    n, mean = len(sample), float(sample.mean())
     if n == 1:
-        return float(sample[0]), float(sample[0])
+        return mean, mean
     _check_open("confidence", confidence)
-    t = float(stdtrit(n - 1, 0.5 + confidence / 2))
-    tail = NormalDist().cdf(-t * math.sqrt(n / (n - 1)))
-    rng = np.random.default_rng(seed)
-    # In parts, so that a large campaign's resamples need no more than 64 MiB.
-    part = max(1, _RESAMPLED // n)
-    means = np.concatenate(
-        [
-            sample[rng.integers(0, n, (min(part, resamples - start), n))].mean(axis=1)
-            for start in range(0, resamples, part)
-        ]
-    )
-    # The mean of equal values may differ from them in the last bit.
-    mean = float(sample.mean())
-    if population is not None and population > 1:
-        means = mean + (means - mean) * math.sqrt(max(population - n, 0) / (population - 1))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return min(float(low), mean), max(float(high), mean)
+    # Equal values are resampled together; deviations lose no digits where the mean is large.
+    distinct, counts = np.unique(sample - mean, return_counts=True)
+    part = 0.0 if population is None else min(1.0, n / population)
+    # In parts, so that the resamples of a large campaign need no more than some 64 MiB.
+    step, rng = max(1, _RESAMPLED // len(distinct)), np.random.default_rng(seed)
+    found = []
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        if population is None or part < _SMALL_PART:
+            drawn, centre = rng.multinomial(n, counts / n, size), np.zeros(size)
+        else:
+            pool = np.tile(counts * (population // n), (size, 1))
+            pool += _without_replacement(rng, np.tile(counts, (size, 1)), population % n)
+            drawn, centre = _without_replacement(rng, pool, n), pool @ distinct / population
+        means = drawn @ distinct / n
+        variance = (drawn @ distinct**2 / n - means**2) / (n - 1) * (1 - part)
+        some = variance > 1e-12 * sample.var()  # a resample of equal values has no error to go by
+        found.append((means - centre)[some] / np.sqrt(variance[some]))
+    quantiles = np.array([0.5 - confidence / 2, 0.5 + confidence / 2])
+    student = stdtrit(n - 1, quantiles)
+    deviation = np.concatenate(found)
+    low, high = np.quantile(deviation, quantiles) if len(deviation) else student
+    error = math.sqrt(sample.var() / (n - 1) * (1 - part))
+    ends = mean - max(high, student[1]) * error, mean - min(low, student[0]) * error
+    return max(ends[0], within[0]), min(ends[1], within[1])
+
+
+def _without_replacement(rng: np.random.Generator, pool: np.ndarray, n: int) -> np.ndarray:
+    """Return how many of each kind are among `n` drawn from each row of a pool, int64 as `pool`."""
+    drawn = np.zeros_like(pool)
+    left, rest = np.full(len(pool), n), pool.sum(axis=1)
+    for kind in range(pool.shape[1]):
+        rest = rest - pool[:, kind]
+        drawn[:, kind] = rng.hypergeometric(pool[:, kind], rest, left)
+        left = left - drawn[:, kind]
+    return drawn
 
 
 def _score_end(p: float, n: float, z: float) -> float:

@@ -327,7 +327,7 @@ def _logit_change(rows: _Rows, population: int | None, seed: int) -> dict[str, A
         above += (share[h] * (high - mine.mean())) ** 2
     return result | {
         "mean": float(mean),
-        "ci_low": float(mean - below**0.5),
+        "ci_low": max(0.0, float(mean - below**0.5)),
         "ci_high": float(mean + above**0.5),
         "max": int(values.max()),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hdl.config import AcceleratorConfig
+from hdl.config import MULTIPLIER_BITS, AcceleratorConfig
 from trilat.errors import InputError, unknown_name
 
 # The module that all paths start from; it is the instance `core` of the top module.
@@ -26,7 +26,8 @@ REGISTER_CLASSES = {
     "os": ("pe_activation", "pe_weight", "product", "accumulator", "skew", "weight_skew"),
 }
 # Words and parameters of the lanes; of those, the present set and the one of the next tile.
-_PARAMETERS = ("bias", "shift", "lo", "hi", "lo_is_bound", "hi_is_bound")
+LIMIT_CLASSES = ("lo", "hi", "lo_is_bound", "hi_is_bound")
+_PARAMETERS = ("bias", "shift", "multiplier", *LIMIT_CLASSES)
 PARAMETER_CLASSES = (*_PARAMETERS, *(f"next_{name}" for name in _PARAMETERS))
 LANE_CLASSES = {
     "ws": ("psum_buffer", "ring", *PARAMETER_CLASSES),
@@ -85,12 +86,16 @@ def register_classes(config: AcceleratorConfig) -> tuple[str, ...]:
         *CONTROL_CLASSES[config.dataflow],
     ]
     absent = {"deskew"} if config.col_groups == 1 else set()
-    if config.multiplies or config.layer_bounds:
-        # Their parameters are elsewhere and at other times: no fault sites yet.
-        absent |= set(PARAMETER_CLASSES)
+    if not config.multiplies:
+        absent |= {"multiplier", "next_multiplier"}
     if not config.checks_output:
         absent |= {name for name in PARAMETER_CLASSES if name.endswith("is_bound")}
     return tuple(name for name in names if name not in absent)
+
+
+def in_header(config: AcceleratorConfig, register_class: str) -> bool:
+    """Return whether a class holds limits of all lanes (bounds per layer): one register, (0, 0)."""
+    return config.layer_bounds and register_class.removeprefix("next_") in LIMIT_CLASSES
 
 
 def register_places(config: AcceleratorConfig, register_class: str) -> list[tuple[int, int]]:
@@ -119,13 +124,13 @@ def register_slice(
         register_class: one of `REGISTER_CLASSES`, `LANE_CLASSES` or `CONTROL_CLASSES` of the
             configuration's dataflow.
         row: row of the PE or of the skew line; stage of a deskew or weight skew line; word of
-            ``psum_buffer`` and ``ring``; 0 for the parameters of a lane.
+            ``psum_buffer`` and ``ring``; 0 for parameters.
         col: column of the PE, of the lane or of the deskew or weight skew line; stage of a skew
-            line. Columns that share a multiplier block share an activation register: its column
-            is their first. The control bits of a weight-stationary array travel beside it in one
-            line (``valid``, ``first``, ``last``: row 0, the stage in `col`) or in the PEs of the
-            first column of a group (``swap``); of an output-stationary one in the PEs, but for
-            ``last``, which is one bit (0, 0).
+            line; 0 for limits of all lanes (`in_header`). Columns that share a multiplier block
+            share an activation register: its column is their first. The control bits of a
+            weight-stationary array travel beside it in one line (``valid``, ``first``, ``last``:
+            row 0, the stage in `col`) or in the PEs of the first column of a group (``swap``); of
+            an output-stationary one in the PEs, but for ``last``, which is one bit (0, 0).
 
     Raises:
         InputError: there is no such class, or no such register in this configuration.
@@ -211,14 +216,22 @@ def _lane_place(config: AcceleratorConfig, register_class: str, row: int, col: i
         depth = config.psum_depth if register_class == "psum_buffer" else 2 * config.max_m
         place = RegisterSlice(path=f"lane_{col}.{name}", low=0, bits=config.acc_bits, word=row)
         return _Place(count=(depth, config.cols), slice=place)
+    name = register_class.removeprefix("next_")
     bits = {
         "bias": config.acc_bits,
-        "shift": 5,
+        "shift": config.shift_bits,
+        "multiplier": MULTIPLIER_BITS,
         "lo": config.act_bits,
         "hi": config.act_bits,
-    }.get(register_class.removeprefix("next_"), 1)
-    place = RegisterSlice(path=f"lane_{col}.{register_class}", low=0, bits=bits)
-    return _Place(count=(1, config.cols), slice=place)
+    }.get(name, 1)
+    if not in_header(config, register_class):
+        place = RegisterSlice(path=f"lane_{col}.{register_class}", low=0, bits=bits)
+        return _Place(count=(1, config.cols), slice=place)
+    # Of the next tile in the front; the present ones in the drain, codes with their sign.
+    part = "drain" if name == register_class else "front"
+    bits += part == "drain" and name in ("lo", "hi")
+    place = RegisterSlice(path=f"{part}.{register_class}", low=0, bits=bits)
+    return _Place(count=(1, 1), slice=place)
 
 
 def _line_place(config: AcceleratorConfig, register_class: str, stage: int) -> _Place:

@@ -22,9 +22,16 @@ from typing import Any
 import numpy as np
 
 from faultinj.faults import KINDS, REGISTERS, RegisterFault, to_json
+from faultinj.register_times import idle_start
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
-from hdl.registers import CONTROL_CLASSES, register_classes, register_places, register_slice
+from hdl.registers import (
+    CONTROL_CLASSES,
+    LIMIT_CLASSES,
+    register_classes,
+    register_places,
+    register_slice,
+)
 from hdl.tile import TileJob, TileOutput
 from sim.cycles import stream_cycles
 from sim.inject import COMPLETE, FaultyRun, Injector
@@ -36,7 +43,8 @@ from trilat.files import write_json
 from trilat.progress import NoProgress, Progress, TerminalProgress
 
 CACHE = Path(".cache") / "sim"
-# Both dataflows, all shapes, widths 2, 4, 8 and mixed, every protection and multiplier.
+# Both dataflows, all shapes, widths 2, 4, 8 and mixed, every protection, multiplier, place of the
+# limits and requantization.
 CONFIGURATIONS = {
     "ws 1x1 a8w8": AcceleratorConfig(rows=1, cols=1, max_k=12, psum_depth=9),
     "ws 1x8 a4w2 clip, packed": AcceleratorConfig(
@@ -58,6 +66,13 @@ CONFIGURATIONS = {
     "ws 16x16 a2w2 zero": AcceleratorConfig(
         act_bits=2, weight_bits=2, psum_depth=64, protect="zero"
     ),
+    "ws 5x3 a8w8 clip, mult": AcceleratorConfig(
+        rows=5, cols=3, max_k=64, psum_depth=16, protect="clip", requant="mult"
+    ),
+    "ws 4x6 a4w8 zero, mult, layer": AcceleratorConfig(
+        rows=4, cols=6, act_bits=4, max_k=64, psum_depth=16, protect="zero", requant="mult",
+        bounds="layer",
+    ),
     "os 1x1 a2w2": AcceleratorConfig(
         dataflow="os", rows=1, cols=1, act_bits=2, weight_bits=2, max_k=20
     ),
@@ -69,6 +84,9 @@ CONFIGURATIONS = {
     ),
     "os 8x8 a8w2": AcceleratorConfig(
         dataflow="os", rows=8, cols=8, weight_bits=2, max_k=70
+    ),
+    "os 4x5 a8w4 clip, layer": AcceleratorConfig(
+        dataflow="os", rows=4, cols=5, weight_bits=4, max_k=70, protect="clip", bounds="layer"
     ),
     "os 16x16 a8w8": AcceleratorConfig(dataflow="os"),
     "os 16x16 a4w4 clip input": AcceleratorConfig(
@@ -148,16 +166,24 @@ def edge_tile(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     weights[depth:] = 0
     weights[:, width:] = 0
     nothing = np.arange(config.cols) >= width
+    limits: dict[str, np.ndarray] = {}
+    if not config.layer_bounds:
+        limits = {
+            name: np.where(nothing, np.zeros_like(getattr(job, name)), getattr(job, name))
+            for name in LIMIT_CLASSES
+        }
+    # As `faultinj.lowering.lower` fills them: what such a column gives is within its limits.
+    zero = np.clip(0, job.lo, job.hi) if config.layer_bounds else 0
     return replace(
         job,
         acts=acts,
         weights=weights,
-        bias=np.where(nothing, 0, job.bias),
+        bias=np.where(nothing, zero, job.bias),
         shift=np.where(nothing, 0, job.shift),
-        lo=np.where(nothing, 0, job.lo),
-        hi=np.where(nothing, 0, job.hi),
-        lo_is_bound=job.lo_is_bound & ~nothing,
-        hi_is_bound=job.hi_is_bound & ~nothing,
+        multiplier=None
+        if job.multiplier is None
+        else np.where(nothing, int(config.layer_bounds), job.multiplier),
+        **limits,
     )
 
 
@@ -177,20 +203,18 @@ def draw(
         config: the accelerator.
         job: the tile.
         register: class of the register.
-        kind: of the fault; words of the ring are flipped whatever it is.
+        kind: of the fault.
         bits: length of the burst of adjacent bits, at most the register's width.
         rng: source of the choices.
     """
     places = register_places(config, register)
-    if register == "ring":
-        kind = "flip"  # which word a row takes depends on all tiles before
     if register in ("psum_buffer", "ring"):
         places = [place for place in places if place[0] < job.m]
     row, col = places[rng.integers(len(places))]
     width = register_slice(config, register, row, col).bits
     bits = min(bits, width)
     low = int(rng.integers(width - bits + 1))
-    lead = max(config.rows, 2 + 2 * config.cols)
+    lead = idle_start(config) - 1
     # Loading happens ahead of the tile's first activation beat, all else from it on.
     early = register.startswith("next_") or register in ("weight_loading", "weight_skew")
     first = -lead if early or rng.random() < 0.1 else 0
@@ -305,13 +329,18 @@ def _draw_list(
         bits = 1 if rng.random() < 0.8 else int(rng.integers(2, 5))
         faults = [draw(config, job, classes[number % len(classes)], kind, bits, rng)]
         if number % 10 == 9:
-            faults.append(
-                draw(config, job, classes[int(rng.integers(len(classes)))], "flip", 1, rng)
-            )
+            more = draw(config, job, classes[int(rng.integers(len(classes)))], "flip", 1, rng)
+            # What is stuck and flipped at once has no order: there, one fault stays alone.
+            if _place(more) != _place(faults[0]):
+                faults.append(more)
         output = predict(config, job, faults)
         if not equal_outputs(output, clean):
             break
     return faults, output
+
+
+def _place(fault: RegisterFault) -> tuple[str, int, int]:
+    return fault.register, fault.row, fault.col
 
 
 def _count(

@@ -21,7 +21,7 @@ import cocotb_tools.config
 
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
-from hdl.registers import CORE, PARAMETER_CLASSES
+from hdl.registers import CORE, LIMIT_CLASSES, PARAMETER_CLASSES
 from trilat import verilator
 from trilat.files import content_hash, write_text
 
@@ -47,7 +47,8 @@ _REGISTERS = (
     ("trilat_deskew", "col_*"),
     *(("trilat_lane", name) for name in ("psums", "ring", *PARAMETER_CLASSES)),
     *(("trilat_drain", name) for name in ("valid_line", "first_line", "last_line")),
-    ("trilat_front", "beat_last"),
+    *(("trilat_drain", name) for name in LIMIT_CLASSES),
+    *(("trilat_front", name) for name in ("beat_last", *(f"next_{n}" for n in LIMIT_CLASSES))),
 )
 
 

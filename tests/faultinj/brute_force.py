@@ -52,11 +52,14 @@ def run(network: IntegerNetwork, config: AcceleratorConfig, protection, image, f
                 flat[fault.element] = bits_changed(flat[fault.element], fault, fmt.bits, fmt.signed)
 
     store("input")
+    rows_sent = 0  # by the array since its reset ahead of the inference
     for node in network.nodes:
         source = values[node.inputs[0]]
         fmts = [network.format_of(name) for name in node.inputs]
         if isinstance(node, Gemm):
-            out = gemm(network, config, protection, node, source, faults)
+            out = gemm(network, config, protection, node, source, faults, rows_sent)
+            blocks = node.groups * -(-(len(node.bias) // node.groups) // config.cols)
+            rows_sent += blocks * out.shape[1] * out.shape[2]
         elif isinstance(node, MaxPool):
             lowest = np.iinfo(np.int64).min
             out = windows(source, node.kernel, node.stride, node.padding, (1, 1), lowest)
@@ -84,7 +87,7 @@ def run(network: IntegerNetwork, config: AcceleratorConfig, protection, image, f
     return values[network.nodes[-1].name].reshape(-1), values
 
 
-def gemm(network, config, protection, node, source, faults):
+def gemm(network, config, protection, node, source, faults, rows_sent):
     fmt = network.format_of(node.inputs[0])
     weight = node.weight.astype(np.int64)
     for fault in faults:
@@ -107,6 +110,7 @@ def gemm(network, config, protection, node, source, faults):
     lo, hi = np.full(out_channels, node.lo), np.full(out_channels, node.hi)
     lo_bound, hi_bound = np.zeros((2, out_channels), dtype=bool)
     shift = np.zeros(out_channels, np.int64)
+    factor = np.ones(out_channels, np.int64) if node.multiplier is None else node.multiplier
     if node.output is not None:
         shift = network.shift(node)
         if protection.checks_output:
@@ -117,7 +121,7 @@ def gemm(network, config, protection, node, source, faults):
             lo_bound, hi_bound = low > lo, high < hi
             lo, hi = np.maximum(lo, low), np.minimum(hi, high)
     out = np.zeros((out_channels, rows * cols), np.int64)
-    number = 0
+    number = rows_of_layer = 0
     mine = [f for f in faults if isinstance(f, RegisterFault) and f.layer in (node.name, None)]
     for group in range(node.groups):
         part = taps[group * per_in : (group + 1) * per_in]
@@ -129,7 +133,10 @@ def gemm(network, config, protection, node, source, faults):
             out[channels] = total.T
         else:
             code = np.stack(
-                [half_even(total[:, n], 1 << int(s)) for n, s in enumerate(shift[channels])]
+                [
+                    half_even(total[:, n] * f, 1 << int(s))
+                    for n, (f, s) in enumerate(zip(factor[channels], shift[channels], strict=True))
+                ]
             )
             low, high = code < lo[channels, None], code > hi[channels, None]
             out[channels] = np.clip(code, lo[channels, None], hi[channels, None])
@@ -143,10 +150,11 @@ def gemm(network, config, protection, node, source, faults):
         for n0 in range(0, per_out, config.cols):
             for m0 in range(0, rows * cols, config.max_m):
                 here = [f for f in mine if f.tile in (number, None)]
-                number += 1
+                m1, n1 = min(m0 + config.max_m, rows * cols), min(n0 + config.cols, per_out)
+                before = rows_of_layer
+                number, rows_of_layer = number + 1, rows_of_layer + m1 - m0
                 if not here:
                     continue
-                m1, n1 = min(m0 + config.max_m, rows * cols), min(n0 + config.cols, per_out)
                 place = slice(group * per_out + n0, group * per_out + n1)
 
                 def wide(values, place=place, count=n1 - n0):
@@ -162,7 +170,12 @@ def gemm(network, config, protection, node, source, faults):
                     hi_is_bound=wide(hi_bound), signed_in=fmt.signed,
                     signed_out=node.output is None or node.output.signed,
                     raw=node.output is None, input_lo=lo_in, input_hi=hi_in,
+                    multiplier=wide(factor),
                 )  # fmt: skip
-                tile, _ = clocked(config, job, job.acts, here)
+                # A fault of one tile, or of one layer, has its reset ahead of just that.
+                runs = {0 if f.tile is not None else before + rows_sent * (f.layer is None)
+                        for f in here if f.register == "ring"}  # fmt: skip
+                assert len(runs) <= 1, "words of the ring are counted from one reset"
+                tile, _ = clocked(config, job, job.acts, here, *runs)
                 out[place, m0:m1] = tile[:, : n1 - n0].T
     return out.reshape(out_channels, rows, cols)

@@ -9,6 +9,8 @@ activation beat; the model starts when the first parameter word and weight beat 
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 from hdl.config import AcceleratorConfig
@@ -16,7 +18,21 @@ from hdl.registers import register_slice
 from hdl.schedule import collector_levels, k_tile_period
 from hdl.tile import TileJob
 
-PARAMETERS = ("bias", "shift", "lo", "hi", "lo_is_bound", "hi_is_bound")
+LIMITS = ("lo", "hi", "lo_is_bound", "hi_is_bound")
+PARAMETERS = ("bias", "shift", "multiplier", *LIMITS)
+
+
+def column_words(config: AcceleratorConfig) -> tuple[tuple[str, ...], ...]:
+    """What each parameter word of a column carries."""
+    if config.bounds == "layer":
+        return ("bias",), ("shift", "multiplier")
+    if config.requant == "mult":
+        return ("bias",), ("shift", "multiplier"), LIMITS
+    return ("bias",), ("shift", *LIMITS)
+
+
+def word_count(config: AcceleratorConfig) -> int:
+    return 2 + (config.bounds == "layer") + config.cols * len(column_words(config))
 
 
 def as_word(value, width: int, signed: bool = True):
@@ -34,71 +50,86 @@ def faulty(old: int, fault, width: int, signed: bool) -> int:
 class Lanes:
     """Ring, parameters and requantizer of all columns; rows leave at one a cycle."""
 
-    def __init__(self, config: AcceleratorConfig, job: TileJob, start: int) -> None:
-        self.config, self.job, self.start = config, job, start
+    def __init__(self, config: AcceleratorConfig, job: TileJob, start: int, first: int) -> None:
+        self.config, self.job, self.start, self.first = config, job, start, first
         cols = config.cols
+        # Both multiplying stages come behind the total, stage 2.
+        self.extra = 2 if config.requant == "mult" else 0
         self.ring = np.zeros((2 * config.max_m, cols), np.int64)
         self.params = {name: np.zeros(cols, np.int64) for name in PARAMETERS}
         self.next = {name: np.zeros(cols, np.int64) for name in PARAMETERS}
-        self.available, self.slot, self.beat, self.left = 0, 0, 0, job.m
-        self.stages: list = [None] * 7
+        self.available, self.slot, self.beat, self.left = 0, first, 0, job.m
+        self.stages: list = [None] * (7 + self.extra)
         self.beats: list[np.ndarray] = []
         self.violations = 0
 
     def step(self, cycle: int, ring_writes) -> None:
         config, job = self.config, self.job
-        words = 2 + 2 * config.cols
+        words = word_count(config)
         raw_beats = config.raw_beats if job.raw else 1
         since = cycle - self.start  # the first parameter word is accepted in 0
         issue = since >= words + 2 and self.available > 0 and self.left > 0
-        one, two, five = self.stages[1], self.stages[2], self.stages[5]
-        new = [None] * 7
+        one, two, five = self.stages[1], self.stages[2 + self.extra], self.stages[5 + self.extra]
+        new = [None] * len(self.stages)
         if issue:
             new[1] = (self.ring[self.slot].copy(), self.beat)
         if one is not None:
-            new[2] = (one[0] + self.params["bias"], one[1], self.params["shift"].copy())
+            factor = self.params["multiplier"] if self.extra and not job.raw else 1
+            total = (one[0] + self.params["bias"]) * factor
+            new[2] = (total, one[1], self.params["shift"].copy())
+        for stage in range(2, 2 + self.extra):
+            new[stage + 1] = self.stages[stage]
         if two is not None:
             total, beat, shift = two
             if job.raw:
-                new[3] = (total >> (beat * config.act_bits)) & ((1 << config.act_bits) - 1)
+                new[3 + self.extra] = (total >> (beat * config.act_bits)) & (
+                    (1 << config.act_bits) - 1
+                )
             else:
-                half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
-                floor = (total + half) >> shift
-                tie = (shift > 0) & ((total & ((1 << shift) - 1)) == half)
-                new[3] = np.where(tie & (floor & 1 == 1), floor - 1, floor)
-        new[4], new[5] = self.stages[3], self.stages[4]
+                rounded = [
+                    round(Fraction(int(t), 1 << int(s))) for t, s in zip(total, shift, strict=True)
+                ]
+                new[3 + self.extra] = np.array(rounded)
+        for stage in range(3 + self.extra, 5 + self.extra):
+            new[stage + 1] = self.stages[stage]
         if five is not None:
             self.beats.append(five if job.raw else self._saturated(five))
         self.stages = new
         if issue:
             self.beat += 1
             if self.beat == raw_beats:
-                self.beat, self.slot, self.left = 0, self.slot + 1, self.left - 1
+                self.beat, self.left = 0, self.left - 1
+                self.slot = (self.slot + 1) % len(self.ring)
                 self.available -= 1
-        for slot, col, value, counted in ring_writes:
-            self.ring[slot, col] = value
+        for row, col, value, counted in ring_writes:
+            self.ring[(self.first + row) % len(self.ring), col] = value
             self.available += counted
-        # One word at a time; a column's bias before its limits.
         if since == words + 1:
             self.params = {name: value.copy() for name, value in self.next.items()}
-        col, second = divmod(since - 3, 2)
+        # One word at a time: those of the header, then of each column, which take a cycle more.
+        if config.bounds == "layer" and since == 2:
+            for name in LIMITS:
+                self.next[name][:] = getattr(job, name)
+        header, parts = 2 + (config.bounds == "layer"), column_words(config)
+        col, word = divmod(since - 1 - header, len(parts))
         if 0 <= col < config.cols:
-            for name in PARAMETERS[1:] if second else PARAMETERS[:1]:
-                self.next[name][col] = int(getattr(job, name)[col])
+            for name in parts[word]:
+                values = getattr(job, name)
+                self.next[name][col] = 1 if values is None else int(values[col])
 
     def _saturated(self, code: np.ndarray) -> np.ndarray:
         p = self.params
         out = code.copy()
         for c in range(self.config.cols):
             high, low = code[c] > p["hi"][c], code[c] < p["lo"][c]
-            if high or low:
-                out[c] = p["hi"][c] if high else p["lo"][c]
-                bound = p["hi_is_bound"][c] if high else p["lo_is_bound"][c]
-                both = bool(low and p["lo_is_bound"][c]) or bool(bound)
-                if self.config.checks_output and both:
-                    self.violations += 1
-                    if self.config.protect == "zero":
-                        out[c] = 0
+            value = p["hi"][c] if high else p["lo"][c] if low else code[c]
+            # Faulty limits of a layer may be no codes.
+            out[c] = as_word(value, self.config.act_bits, self.job.signed_out)
+            violated = (low and p["lo_is_bound"][c]) or (high and p["hi_is_bound"][c])
+            if self.config.checks_output and violated:
+                self.violations += 1
+                if self.config.protect == "zero":
+                    out[c] = 0
         return out
 
     def rows(self) -> np.ndarray:
@@ -116,9 +147,15 @@ class Lanes:
             self.ring[fault.row, fault.col] = faulty(
                 self.ring[fault.row, fault.col], fault, width, True
             )
-        else:
-            table = self.params if name == fault.register else self.next
-            table[name][fault.col] = faulty(table[name][fault.col], fault, width, signed)
+            return
+        present = name == fault.register
+        table = self.params if present else self.next
+        cols = [fault.col]
+        if self.config.bounds == "layer" and name in LIMITS:
+            cols = list(range(self.config.cols))
+            signed |= present and name in ("lo", "hi")
+        for col in cols:
+            table[name][col] = faulty(table[name][col], fault, width, signed)
 
 
 def is_code(config: AcceleratorConfig, name: str, row: int, col: int) -> bool:
@@ -148,17 +185,21 @@ def _due(faults, cycle: int):
     return [f for f in faults if f.kind != "flip" or f.cycle == cycle]
 
 
-def clocked(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults):
-    """(output rows, violations_out) of a tile; `acts` are its codes behind the input check."""
-    return (_clocked_os if config.is_os else _clocked_ws)(config, job, acts, faults)
+def clocked(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults, before: int = 0):
+    """(output rows, violations_out) of a tile; `acts` are its codes behind the input check.
+
+    So many rows have left the array `before`.
+    """
+    first = before % (2 * config.max_m)
+    return (_clocked_os if config.is_os else _clocked_ws)(config, job, acts, faults, first)
 
 
-def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults):
+def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults, first: int):
     rows, cols, groups, m = config.rows, config.cols, config.col_groups, job.m
     tiles, period = job.acts.shape[1] // rows, k_tile_period(config, m)
     group = np.array([config.col_group(c) for c in range(cols)])
-    start = -(max(rows, 2 + 2 * cols) + 1)
-    lanes = Lanes(config, job, start)
+    start = -(max(rows, word_count(config)) + 1)
+    lanes = Lanes(config, job, start, first)
     skew = [np.zeros(r + 1, np.int64) for r in range(rows)]
     act = np.zeros((rows, groups), np.int64)
     wskew = [np.zeros(g + 1, np.int64) for g in group]
@@ -189,7 +230,7 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
                               "product": product, "psum": psum}[name], (r, c)))()  # fmt: skip
         table[at] = faulty(table[at], fault, width, signed)
 
-    end = (tiles - 1) * period + m * (config.raw_beats if job.raw else 1) + rows + groups + 14
+    end = (tiles - 1) * period + m * (config.raw_beats if job.raw else 1) + rows + groups + 16
     for cycle in range(start, end):
         for fault in _due(faults, cycle):
             write(fault)
@@ -247,11 +288,11 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
     return lanes.rows(), lanes.violations
 
 
-def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults):
+def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults, first: int):
     rows, cols, count = config.rows, config.cols, job.acts.shape[1]
     levels = collector_levels(config)
-    start = -(2 + 2 * cols + 1)
-    lanes = Lanes(config, job, start)
+    start = -(word_count(config) + 1)
+    lanes = Lanes(config, job, start, first)
     codes = np.zeros((rows, count), np.int64)
     codes[: job.m] = acts
     skew = [np.zeros(r + 1, np.int64) for r in range(rows)]
@@ -275,7 +316,7 @@ def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
                      "accumulator": sums}[name]  # fmt: skip
             table[r, c] = faulty(table[r, c], fault, width, signed)
 
-    end = count + job.m * (config.raw_beats if job.raw else 1) + cols + levels + 14
+    end = count + job.m * (config.raw_beats if job.raw else 1) + cols + levels + 16
     for cycle in range(start, end):
         for fault in _due(faults, cycle):
             write(fault)

@@ -5,15 +5,26 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from integer_networks import Builder, plain_network, random_codes, residual_network
+from integer_networks import (
+    Builder,
+    multiplied,
+    plain_network,
+    random_codes,
+    residual_network,
+)
 
 from faultinj.faults import REGISTERS, MemoryFault, RegisterFault, WeightFault
 from faultinj.lowering import tensor_shapes
 from faultinj.protection import Protection, profile_bounds
 from faultinj.storage import stored_activations
 from hdl.config import AcceleratorConfig
-from hdl.registers import register_classes, register_places, register_slice
-from hdl.schedule import k_tile_period
+from hdl.registers import (
+    PARAMETER_CLASSES,
+    register_classes,
+    register_places,
+    register_slice,
+)
+from hdl.schedule import k_tile_period, param_word_count
 from quant import engine
 from quant.network import AvgPool
 
@@ -43,14 +54,19 @@ def codes_of(network, count, seed=0):
     return values.to(engine.code_dtype(network.input))
 
 
-def design(make, kind, *, dataflow="ws", rows=3, cols=4, bits=8, seed=1, images=5):
+def design(
+    make, kind, *, dataflow="ws", rows=3, cols=4, bits=8, seed=1, images=5, bounds="channel",
+    requant="shift",
+):  # fmt: skip
     """(network, accelerator, image codes, protection) with bounds from other images."""
     network = NETWORKS[make](seed=seed, weight_bits=bits, act_bits=bits)
-    bounds = profile_bounds(network, codes_of(network, 2, seed=9))
-    protection = Protection(kind=kind, granularity="channel", bounds=bounds)
+    if requant == "mult":
+        network = multiplied(network)
+    profiled = profile_bounds(network, codes_of(network, 2, seed=9))
+    protection = Protection(kind=kind, granularity=bounds, bounds=profiled)
     config = AcceleratorConfig(
         dataflow=dataflow, rows=rows, cols=cols, act_bits=bits, weight_bits=bits, max_k=128,
-        psum_depth=10, protect=kind,
+        psum_depth=10, protect=kind, bounds=bounds, requant=requant,
     )  # fmt: skip
     return network, config, codes_of(network, images), protection
 
@@ -83,12 +99,12 @@ def register_fault(network, config, image: int, rng) -> RegisterFault:
     if register in ("ring", "psum_buffer"):
         places = [(row, col) for row, col in places if row < m]
     row, col = places[int(rng.integers(len(places)))]
-    kind = "flip" if register == "ring" else str(rng.choice(["flip", "flip", "stuck0", "stuck1"]))
+    kind = str(rng.choice(["flip", "flip", "stuck0", "stuck1"]))
     span = k_tiles * k_tile_period(config, m)
     cycle: int | None = int(rng.integers(span + config.rows + config.cols))
     if register.startswith("next_") or (register == "weight_loading" and rng.random() < 0.5):
-        cycle = -int(rng.integers(3 + 2 * config.cols))
-    elif register == "ring" or register in ("bias", "shift", "lo", "hi"):
+        cycle = -int(rng.integers(1 + param_word_count(config)))
+    elif register == "ring" or register in PARAMETER_CLASSES:
         drained = span - k_tile_period(config, m) + config.rows + config.col_groups + 4
         cycle = drained + row if register == "ring" else int(rng.integers(drained + m))
     everywhere = kind != "flip" and rng.random() < 0.5
@@ -137,5 +153,7 @@ def random_experiments(network, config, images: int, count: int, *, seed: int):
 
 def _place(fault):
     if isinstance(fault, RegisterFault):
+        if fault.register == "ring":
+            return ("ring",)  # whose words count from one reset
         return (fault.register.removeprefix("next_"), fault.row, fault.col)
     return (type(fault).__name__, getattr(fault, "tensor", None) or fault.layer, fault.element)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from integer_networks import multiplied, plain_network, random_codes, residual_n
 
 from faultinj.campaign import OUTCOMES, inject, run_campaign
 from faultinj.faults import MemoryFault, RegisterFault
-from faultinj.lowering import lower, raise_output
-from faultinj.protection import Protection, profile_bounds, run_node
+from faultinj.lowering import lower, raise_output, tensor_shapes
+from faultinj.protection import Bounds, Protection, profile_bounds, run_node
 from faultinj.sampling import FaultModel, Plan, draw, fault_at, population_of
 from faultinj.storage import stored_activations
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
+from hdl.registers import register_slice
 from hdl.tile import reference_output
 from quant import engine
 from quant.network import Gemm
@@ -86,13 +89,13 @@ def full_forward(network, config, image, faults, protection, cols):
     store("input")
     for node in network.nodes:
         inputs = [values[name] for name in node.inputs]
-        mine = [f for f in faults if isinstance(f, RegisterFault) and f.layer == node.name]
+        mine = [f for f in faults if isinstance(f, RegisterFault) and f.layer in (node.name, None)]
         if mine:
             rows = []
             for index, (tile, job) in enumerate(
                 lower(network, config, node, inputs[0], protection)
             ):
-                here = [f for f in mine if f.tile == index]
+                here = [f for f in mine if f.tile in (index, None)]
                 out = predict(config, job, here) if here else reference_output(config, job)
                 violations += out.violations_in + out.violations_out
                 rows.append((tile, out.rows))
@@ -151,6 +154,37 @@ def test_other_widths_and_arrays(bits, dataflow, rows, cols):
         experiments = sample(population, images=len(codes), multiplicity=2, count=10, seed=0)
         records = inject(network, config, codes, labels, experiments, protection=protection)
         check_records(network, config, codes, labels, protection, experiments, records)
+
+
+@pytest.mark.parametrize("make", ["plain", "multiplied"])
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+@pytest.mark.parametrize("kind", ["clip", "zero"])
+def test_columns_past_n_count_violations_where_limits_are_the_layers(make, dataflow, kind):
+    """Their lanes have the layer's bounds too, and the checker does not know that nobody reads."""
+    network, config, codes, labels, protection = design(
+        make, kind, dataflow=dataflow, cols=7, granularity="layer"
+    )
+    tight = {name: replace(b, hi=b.hi // 2) for name, b in protection.bounds.tensors.items()}
+    protection = replace(protection, bounds=Bounds(tensors=tight))
+    experiments = []
+    shapes = tensor_shapes(network)
+    for node in network.gemms()[:-1]:
+        blocks, used = divmod(len(node.bias) // node.groups, config.cols)
+        edge = blocks * -(-int(np.prod(shapes[node.name][1:])) // config.max_m)
+        for col, register in itertools.product(range(used, config.cols), ("product", "bias", "lo")):
+            row, col = (int(register == "product"), 0 if register == "lo" else col)
+            for bit in range(register_slice(config, register, row, col).bits):
+                fault = RegisterFault(
+                    layer=node.name, image=len(experiments) % 5, tile=edge, register=register,
+                    row=row, col=col, bits=(bit,), cycle=None, kind="stuck1",
+                )  # fmt: skip
+                experiments.append((fault,))
+    rng = np.random.default_rng(0)
+    experiments = [experiments[i] for i in rng.permutation(len(experiments))[:40]]
+    records = inject(network, config, codes, labels, experiments, protection=protection)
+    check_records(network, config, codes, labels, protection, experiments, records)
+    # Seen by the checker, and by no one else.
+    assert any(record.outcome == "masked" and record.detected for record in records)
 
 
 def test_many_faults_on_one_operand_and_both_sites_at_once():

@@ -16,9 +16,15 @@ from fault_lists import NETWORKS, design, random_experiments
 from faultinj.engine import run_faults
 from faultinj.faults import MemoryFault, WeightFault
 
-# (protection, dataflow, rows, cols) of each network; 9 x 1112 = 10,008 experiments.
-DESIGNS = [("none", "ws", 3, 4), ("clip", "os", 4, 3), ("zero", "ws", 5, 2)]
-COUNT = 1112
+# (protection, array) of each network; 15 x 668 = 10,020 experiments.
+DESIGNS = [
+    ("none", {"dataflow": "ws", "rows": 3, "cols": 4}),
+    ("clip", {"dataflow": "os", "rows": 4, "cols": 3}),
+    ("zero", {"dataflow": "ws", "rows": 5, "cols": 2}),
+    ("clip", {"dataflow": "ws", "rows": 4, "cols": 3, "requant": "mult"}),
+    ("zero", {"dataflow": "os", "rows": 3, "cols": 4, "bounds": "layer"}),
+]
+COUNT = 668
 SPARE = 3
 
 
@@ -30,13 +36,11 @@ def site_of(fault) -> str:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("make", list(NETWORKS))
-@pytest.mark.parametrize("kind,dataflow,rows,cols", DESIGNS)
-def test_agreement(make, kind, dataflow, rows, cols):
-    network, config, codes, protection = design(
-        make, kind, dataflow=dataflow, rows=rows, cols=cols, seed=rows
-    )
+@pytest.mark.parametrize("kind,array", DESIGNS)
+def test_agreement(make, kind, array):
+    network, config, codes, protection = design(make, kind, **array, seed=array["rows"])
     # What corrupts nothing makes up at most half; more of it is drawn, compared and not counted.
-    experiments = random_experiments(network, config, len(codes), SPARE * COUNT, seed=rows)
+    experiments = random_experiments(network, config, len(codes), SPARE * COUNT, seed=array["rows"])
     done = run_faults(network, config, codes, experiments, protection=protection)
     golden = [brute_run(network, config, protection, image.numpy(), ()) for image in codes]
     counted, silent, sites = 0, 0, Counter()
@@ -55,7 +59,7 @@ def test_agreement(make, kind, dataflow, rows, cols):
         if counted == COUNT:
             break
     assert counted == COUNT and 2 * (counted - silent) >= counted
-    print(f"\n{make} {kind} {dataflow} {rows}x{cols}: {counted} experiments agree, "
+    print(f"\n{make} {kind} {array}: {counted} experiments agree, "
           f"{counted - silent} of them corrupt an output word")  # fmt: skip
     for name in sorted({name for name, _ in sites}):
         print(f"  {name:28} {sites[name, True]:5} corrupting {sites[name, False]:5} silent")

@@ -25,9 +25,17 @@ def assert_same(one, other, index=slice(None)):
 
 
 @pytest.mark.parametrize("make", list(NETWORKS))
-@pytest.mark.parametrize("kind,dataflow", [("none", "ws"), ("clip", "os"), ("zero", "ws")])
-def test_equal_to_brute_force(make, kind, dataflow):
-    network, config, codes, protection = design(make, kind, dataflow=dataflow)
+@pytest.mark.parametrize(
+    "kind,array",
+    [
+        ("none", {}),
+        ("clip", {"dataflow": "os"}),
+        ("zero", {"requant": "mult"}),
+        ("zero", {"dataflow": "os", "bounds": "layer"}),
+    ],
+)
+def test_equal_to_brute_force(make, kind, array):
+    network, config, codes, protection = design(make, kind, **array)
     experiments = random_experiments(network, config, len(codes), 30, seed=len(make))
     done = run_faults(network, config, codes, experiments, protection=protection)
     for number, experiment in enumerate(experiments):
@@ -184,7 +192,7 @@ def test_bad_experiments_are_named():
     with pytest.raises(InputError, match="must be in one image"):
         run_faults(network, config, codes, [(one, MemoryFault(**{**one.__dict__, "image": 1}))])
     assert isinstance(network.gemms()[0], Gemm) and len(codes_of(network, 2)) == 2
-    for change in ({"tile": None}, {"layer": None}, {"kind": "stuck1", "cycle": None}):
+    for change in ({"tile": None}, {"layer": None}, {"cycle": None}, {"kind": "stuck1"}):
         with pytest.raises(InputError):
             RegisterFault(**{
                 "layer": "l", "image": 0, "tile": 0, "register": "ring", "row": 0, "col": 0,

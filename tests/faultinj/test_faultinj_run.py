@@ -79,6 +79,36 @@ def test_exhaustive_stuck_and_rate(network_file, tmp_path, capsys):
     assert "holds another campaign (rate is 0.01, not 0.02)" in capsys.readouterr().err
 
 
+def test_the_top1_bound_and_the_fields_of_the_array(network_file, tmp_path, capsys):
+    common = ["--network", str(network_file), "--images", "15", "--faults", "200"]
+    assert main([*common, "-o", str(tmp_path / "all")]) == 0
+    flags = [*common, "--top1-bound", "--bounds", "layer", "-o", str(tmp_path / "bound")]
+    capsys.readouterr()
+    assert main(flags) == 0
+    assert "the class was proven not to change" in " ".join(capsys.readouterr().out.split())
+    every, bound = (
+        {
+            row["experiment"]: row
+            for row in pq.read_table(tmp_path / name / "rows.parquet").to_pylist()
+        }
+        for name in ("all", "bound")
+    )
+    proven = [i for i in bound if bound[i]["outcome"] == "not_critical"]
+    assert 0 < len(proven) < 200
+    for i, row in bound.items():
+        assert row["faults"] == every[i]["faults"] and row["faulty_top1"] == every[i]["faulty_top1"]
+        if i in proven:
+            assert row["logit_change"] is None and every[i]["outcome"] != "sdc_critical"
+        else:
+            assert (row["outcome"], row["logit_change"]) == (
+                every[i]["outcome"], every[i]["logit_change"])  # fmt: skip
+    header = json.loads((tmp_path / "bound" / "campaign.json").read_text())
+    assert header["top1_bound"] is True and header["accelerator"]["bounds"] == "layer"
+    assert "nobody knows which" in (tmp_path / "bound" / "report.html").read_text()
+    assert main([flag for flag in flags if flag != "--top1-bound"]) == 2
+    one_line(capsys, "holds another campaign")
+
+
 def test_two_designs_on_one_list(network_file, tmp_path, capsys):
     common = ["--network", str(network_file), "--images", "15", "--site", "activations"]
     a, b = tmp_path / "a", tmp_path / "b"
@@ -113,7 +143,6 @@ def test_two_designs_on_one_list(network_file, tmp_path, capsys):
     "flags,message",
     [
         (["--site", "activation"], "unknown fault site 'activation'; did you mean activations"),
-        (["--site", "ring", "--kind", "stuck0"], "does not compute stuck0 faults of ring"),
         (["--site", "psum", "--dataflow", "os"], "unknown site of an array with dataflow os"),
         (["--kind", "flop"], "unknown kind of fault 'flop'; did you mean flip"),
         (["--burst", "9"], "no word of activations has 9 adjacent bits"),
@@ -134,6 +163,32 @@ def test_two_designs_on_one_list(network_file, tmp_path, capsys):
         (["--rows", "0"], "rows must be an integer in 1..64, not 0"),
         (["--protect", "cut"], "protect must be one of none, clip, zero, not 'cut'"),
         (["--granularity", "pixel", "--protect", "clip"], "unknown granularity 'pixel'"),
+        (["--act-sign", "none"], "act_sign must be one of runtime, unsigned, signed, not 'none'"),
+        (
+            ["--act-sign", "signed"],
+            "conv2 reads unsigned activations, the accelerator has act_sign",
+        ),
+        (["--act-sign", "signed", "--rate", "0.01"], "conv2 reads unsigned activations"),
+        (["--bounds", "word"], "bounds must be one of channel, layer, not 'word'"),
+        (
+            ["--bounds", "layer", "--granularity", "channel", "--protect", "clip"],
+            "bounds per channel do not run on an accelerator with bounds layer",
+        ),
+        (
+            [
+                "--bounds",
+                "layer",
+                "--granularity",
+                "channel",
+                "--protect",
+                "clip",
+                "--rate",
+                "0.01",
+            ],
+            "bounds per channel do not run on an accelerator with bounds layer",
+        ),
+        (["--top1-bound", "--protect", "clip"], "the top-1 bound stops before all violations"),
+        (["--top1-bound", "--rate", "0.01"], "--top1-bound and --rate exclude each other"),
         (["--split", "all"], "unknown split 'all'"),
         (["--data", "digit"], "unknown data set 'digit'"),
         (["--device", "gpu9"], "cannot compute on device 'gpu9' (accepted: cpu, cuda)"),

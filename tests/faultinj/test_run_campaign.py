@@ -362,16 +362,34 @@ def test_bad_models_and_plans(make, message):
         make()
 
 
-def test_what_the_engine_does_not_compute_is_refused():
+def test_what_the_engine_does_not_compute_is_refused(tmp_path):
     network, config, codes, labels = setting()
     for site, kind, message in (
-        ("ring", "stuck0", "the engine does not compute stuck0 faults of ring: flip alone"),
         ("accumulator", "flip", "unknown site of an array with dataflow ws 'accumulator'"),
         ("hi_is_bound", "flip", "unknown site of an array with dataflow ws 'hi_is_bound'"),
     ):
         model = FaultModel(site=site, kind=kind)
         with pytest.raises(InputError, match=message):
             run_campaign(network, config, codes, labels, model=model, plan=Plan(faults=5))
+    bounds = profile_bounds(network, codes)
+    clip = Protection(kind="clip", granularity="channel", bounds=bounds)
+    for array, unit, message in (
+        ({}, clip, r"protection clip \(both\) does not run on an accelerator with none"),
+        ({"protect": "clip"}, Protection(), r"protection none .* accelerator with clip \(both\)"),
+        ({"protect": "clip", "protect_place": "input"}, clip, r"with clip \(input\)"),
+        ({"protect": "clip", "bounds": "layer"}, clip, "accelerator with bounds layer"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_campaign(
+                network, setting(**array)[1], codes, labels, model=ACTIVATIONS,
+                plan=Plan(faults=5), protection=unit,
+            )  # fmt: skip
+    with pytest.raises(InputError, match="the top-1 bound stops before"):
+        run_campaign(
+            network, setting(protect="clip")[1], codes, labels, model=ACTIVATIONS,
+            plan=Plan(faults=5), protection=clip, top1_bound=True, folder=tmp_path / "run",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="at least one image"):
         run_campaign(network, config, codes[:0], labels[:0], model=ACTIVATIONS, plan=Plan(faults=1))
     with pytest.raises(InputError, match="strata are of single faults"):

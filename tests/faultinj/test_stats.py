@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,33 +81,61 @@ def test_wilson_covers(n, population):
 def test_bootstrap_covers_with_eight_repetitions():
     rng = np.random.default_rng(0)
     hits = 0
-    for trial in range(1500):
+    for trial in range(CAMPAIGNS):
         low, high = bootstrap_interval(rng.normal(70, 3, 8), seed=trial, resamples=1000)
         hits += low <= 70 <= high
-    assert hits / 1500 >= 0.93
+    assert hits / CAMPAIGNS >= 0.94
 
 
-def test_bootstrap_of_a_finite_population_covers_and_shrinks():
+@pytest.mark.parametrize("n", [60, 300])
+def test_bootstrap_of_a_finite_population_covers_and_shrinks(n):
     rng = np.random.default_rng(1)
-    values = rng.gamma(0.7, 20, 400)
-    hits, widths = 0, []
+    values = 4 * np.round(rng.gamma(0.7, 5, 400))  # skewed and tied, as changes of logits are
+    hits, widths, endless = 0, [], []
     for trial in range(CAMPAIGNS):
-        part = rng.choice(values, 300, replace=False)
-        low, high = bootstrap_interval(part, seed=trial, resamples=400, population=400)
+        part = rng.choice(values, n, replace=False)
+        low, high = bootstrap_interval(part, seed=trial, resamples=200, population=400)
         hits += low <= values.mean() <= high
-        widths.append(high - low)
-    assert hits / CAMPAIGNS >= 0.935
-    endless = bootstrap_interval(part, seed=0, resamples=400)
-    assert np.mean(widths) == pytest.approx((endless[1] - endless[0]) * 0.5, rel=0.1)
-    everything = bootstrap_interval(values, seed=0, resamples=400, population=400)
+        if trial % 50 == 0:
+            wide = bootstrap_interval(part, seed=trial, resamples=200)
+            widths.append(high - low)
+            endless.append(wide[1] - wide[0])
+    assert hits / CAMPAIGNS >= 0.94
+    assert np.mean(widths) / np.mean(endless) == pytest.approx((1 - n / 400) ** 0.5, rel=0.1)
+    everything = bootstrap_interval(values, seed=0, resamples=200, population=400)
     assert everything == pytest.approx((values.mean(), values.mean()))
 
 
-def test_bootstrap_is_seeded_and_contains_the_mean():
+@pytest.mark.parametrize("n,population", [(400, 1000), (900, 1000), (400, None)])
+def test_bootstrap_of_rates_covers(n, population):
+    rng = np.random.default_rng(n)
+    for p in (0.02, 0.05, 0.2, 0.5, 0.83, 0.98):
+        if population is None:
+            counts = rng.binomial(n, p, CAMPAIGNS)
+        else:
+            marked = round(p * population)
+            counts = rng.hypergeometric(marked, population - marked, n, CAMPAIGNS)
+        ends = {
+            int(c): bootstrap_interval(
+                np.repeat([1.0, 0.0], [c, n - c]), seed=int(c), population=population, within=(0, 1)
+            )
+            for c in np.unique(counts)
+        }
+        covered = np.mean([ends[int(c)][0] <= p <= ends[int(c)][1] for c in counts])
+        assert covered >= 0.94, (p, covered)
+
+
+def test_bootstrap_is_seeded_contains_students_t_and_ends_within():
     values = [60.0, 61.5, 70.25, 66.0]
     assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
     low, high = bootstrap_interval(values, seed=1)
-    assert min(values) <= low < np.mean(values) < high <= max(values)
+    half = scipy.stats.t.ppf(0.975, 3) * scipy.stats.sem(values)
+    assert low <= np.mean(values) - half and np.mean(values) + half <= high
+    assert bootstrap_interval(values, seed=1, within=(58.0, 70.0)) == (58.0, 70.0)
+    # The long tail is the far end.
+    low, high = bootstrap_interval([1.0] * 30 + [2.0] * 8 + [30.0, 50.0], seed=0)
+    mean = (30 + 16 + 80) / 40
+    assert high - mean > 1.3 * (mean - low)
     assert bootstrap_interval([3.5], seed=0) == (3.5, 3.5)
     assert bootstrap_interval([0.1] * 7, seed=0) == pytest.approx((0.1, 0.1))
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
+import clocked_array
 import numpy as np
 import pytest
-from clocked_array import as_word, clocked
+from clocked_array import as_word, clocked, word_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +21,12 @@ from faultinj.faults import (
     to_json,
     written,
 )
+from faultinj.register_times import ring_row
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_classes, register_places, register_slice
 from hdl.schedule import k_tile_period
-from hdl.tile import TileJob, check_input, reference_output
+from hdl.tile import TileJob, check_input, reference_output, with_common_limits
 from trilat.errors import InputError
 
 
@@ -40,7 +43,7 @@ def random_job(config: AcceleratorConfig, m: int, tiles: int, seed: int, *, raw=
     )
     limit = (1 << config.weight_bits - 1) - 1
     cols = config.cols
-    return TileJob(
+    job = TileJob(
         acts=rng.integers(low, high + 1, (m, tiles * config.k_step)),
         weights=rng.integers(-limit, limit + 1, (tiles * config.k_step, cols)),
         bias=rng.integers(-50, 50, cols), shift=rng.integers(0, 3, cols),
@@ -49,6 +52,10 @@ def random_job(config: AcceleratorConfig, m: int, tiles: int, seed: int, *, raw=
         hi_is_bound=rng.integers(0, 2, cols).astype(bool),
         signed_in=signed, signed_out=False, raw=raw, input_lo=low + 1, input_hi=high - 1,
     )  # fmt: skip
+    if config.multiplies:
+        factor = rng.integers(1 << 14, 1 << 16, cols)
+        job = replace(job, multiplier=factor, shift=job.shift + 15)
+    return with_common_limits(config, job)
 
 
 def sites(config: AcceleratorConfig, register: str) -> list[tuple[int, int]]:
@@ -72,20 +79,35 @@ def assert_predicted(config, job, faults) -> bool:
     return not np.array_equal(got.rows, golden.rows)
 
 
+# (bounds, requant): where parameters are, and what they are.
+PARAMETERS = [("channel", "shift"), ("channel", "mult"), ("layer", "shift"), ("layer", "mult")]
+
+
 @pytest.mark.parametrize("dataflow", ["ws", "os"])
-@pytest.mark.parametrize("rows,cols,pack", [(1, 1, 1), (2, 3, 1), (3, 2, 1), (2, 4, 2)])
+@pytest.mark.parametrize(
+    "rows,cols,pack,bounds,requant",
+    [
+        (1, 1, 1, "channel", "shift"),
+        (2, 3, 1, "channel", "shift"),
+        (3, 2, 1, "layer", "shift"),
+        (2, 4, 2, "channel", "shift"),
+        (1, 2, 1, "channel", "mult"),
+        (3, 2, 1, "layer", "mult"),
+    ],
+)
 @pytest.mark.parametrize("m,tiles,raw", [(1, 2, True), (4, 2, True), (3, 3, False)])
-def test_every_register_in_drawn_cycles(dataflow, rows, cols, pack, m, tiles, raw):
+def test_every_register_in_drawn_cycles(dataflow, rows, cols, pack, bounds, requant, m, tiles, raw):
     if dataflow == "os" and pack > 1:
         pytest.skip("output-stationary arrays share no multipliers")
     config = AcceleratorConfig(
         dataflow=dataflow, rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=9,
         dsp_pack=pack, mult="dsp" if pack > 1 else "auto", psum_depth=5, protect="zero",
+        bounds=bounds, requant=requant,
     )  # fmt: skip
     if config.is_os:
         m, tiles = min(m, rows), tiles * 3
     job = random_job(config, m, tiles, seed=rows + 10 * m, raw=raw)
-    start, rng = -max(rows, 2 + 2 * cols) - 1, np.random.default_rng(rows)
+    start, rng = -max(rows, word_count(config)) - 1, np.random.default_rng(rows)
     for register in registers_of(config):
         for row, col in sites(config, register):
             width = register_slice(config, register, row, col).bits
@@ -99,24 +121,29 @@ def test_every_register_in_drawn_cycles(dataflow, rows, cols, pack, m, tiles, ra
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "os"])
-def test_every_class_corrupts_in_some_cycle(dataflow):
+@pytest.mark.parametrize("bounds,requant", PARAMETERS)
+def test_every_class_corrupts_in_some_cycle(dataflow, bounds, requant):
     config = AcceleratorConfig(
         dataflow=dataflow, rows=2, cols=2, act_bits=4, weight_bits=4, max_k=9, psum_depth=3,
-        protect="zero",
+        protect="zero", bounds=bounds, requant=requant,
     )  # fmt: skip
+    job = random_job(config, 2, 4 if config.is_os else 2, seed=1)
     job = replace(
-        random_job(config, 2, 4 if config.is_os else 2, seed=1), shift=np.ones(2, np.int64),
+        job, shift=np.full(2, 16 if config.multiplies else 1),
         lo=np.full(2, -8), hi=np.full(2, 7), hi_is_bound=np.ones(2, bool), signed_out=True,
         lo_is_bound=np.zeros(2, bool),
     )  # fmt: skip
-    for register in registers_of(config):
+    registers = registers_of(config)
+    if (bounds, requant) != PARAMETERS[0]:  # the array is the same
+        registers = [r for r in registers if r.removeprefix("next_") in clocked_array.PARAMETERS]
+    for register in registers:
         if register == "deskew":
             row, col = 0, 0
         else:
             row, col = sites(config, register)[-1 if "skew" in register else 0]
         width = register_slice(config, register, row, col).bits
         counts = [0, 0]
-        for cycle in range(-9, 26):
+        for cycle in range(-12, 28):
             fault = RegisterFault(
                 layer="l", image=0, tile=0, register=register, row=row, col=col,
                 bits=(width - 1,), cycle=cycle,
@@ -134,6 +161,8 @@ def test_several_faults_at_once(data, seed):
         rows=rows, cols=cols, act_bits=data.draw(st.integers(2, 8)),
         weight_bits=data.draw(st.integers(2, 8)), max_k=16,
         protect=data.draw(st.sampled_from(["none", "clip", "zero"])),
+        bounds=data.draw(st.sampled_from(["channel", "layer"])),
+        requant=data.draw(st.sampled_from(["shift", "mult"])),
     )  # fmt: skip
     m = data.draw(st.integers(1, min(6, config.max_m)))
     tiles = data.draw(st.integers(1, 12 if config.is_os else 3))
@@ -144,8 +173,7 @@ def test_several_faults_at_once(data, seed):
         register = data.draw(st.sampled_from(registers))
         row, col = data.draw(st.sampled_from(sites(config, register)))
         width = register_slice(config, register, row, col).bits
-        kinds = ["flip"] if register == "ring" else ["flip", "flip", "stuck0", "stuck1"]
-        kind = data.draw(st.sampled_from(kinds))
+        kind = data.draw(st.sampled_from(["flip", "flip", "stuck0", "stuck1"]))
         faults.append(
             RegisterFault(
                 layer="l", image=0, tile=0, register=register, row=row, col=col, kind=kind,
@@ -187,6 +215,27 @@ def test_activations_of_no_convention_wrap(dataflow, pack, first):
         for row in range(first, 5):
             faults += stuck(weight, row, col)
         assert assert_predicted(config, job, faults)
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_words_of_the_ring_are_taken_in_turn(dataflow):
+    config = AcceleratorConfig(
+        dataflow=dataflow, rows=3, cols=2, act_bits=4, weight_bits=4, max_k=9, psum_depth=3
+    )
+    for m, before in ((3, 0), (3, 2), (1, 5), (2, 4), (3, 600)):
+        job = random_job(config, m, 2, seed=before, raw=True)
+        met = []
+        for word, kind in itertools.product(range(6), ("stuck0", "stuck1")):
+            fault = RegisterFault(
+                layer=None, image=0, tile=None, register="ring", row=word, col=1, bits=(2, 3),
+                cycle=None, kind=kind,
+            )  # fmt: skip
+            rows, _ = clocked(config, job, job.acts, [fault], before)
+            got = predict(config, job, [ring_row(config, fault, before)])
+            np.testing.assert_array_equal(got.rows, rows)
+            changed = (got.rows != reference_output(config, job).rows).any(axis=1)
+            met += [(word, row) for row in np.flatnonzero(changed)]
+        assert met and all(word == (row + before) % 6 for word, row in met)
 
 
 def test_two_flips_of_one_bit_cancel():

@@ -8,7 +8,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from faultinj.faults import REGISTERS, RegisterFault
+from faultinj.faults import KINDS, REGISTERS, RegisterFault
+from faultinj.register_times import ring_row
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
 from hdl.registers import CONTROL_CLASSES, register_classes
@@ -125,6 +126,48 @@ def test_predicted_faults_agree(config, sim_cache):
     assert {register for register, _ in result.run} == predicted
     assert {register for register, _ in result.control} == set(CONTROL_CLASSES[config.dataflow])
     assert "hang" in {outcome for _, outcome in result.control}
+
+
+@pytest.mark.parametrize("name", ["ws 4x6 a4w8 zero, mult, layer", "os 4x5 a8w4 clip, layer"])
+def test_multipliers_and_limits_of_a_layer_agree(name, sim_cache):
+    config = agree.CONFIGURATIONS[name]
+    result = agree.agree(config, 300, np.random.default_rng(5), cache=sim_cache)
+    assert result.agrees and result.disagreements == []
+    predicted = set(REGISTERS[config.dataflow]) & set(register_classes(config))
+    for register in predicted:
+        assert {kind for name, kind in result.run if name == register} == set(KINDS)
+    assert 2 * sum(result.corrupting.values()) >= 300
+    assert predicted >= {"lo", "hi", "lo_is_bound", "hi_is_bound", "shift", "bias"}
+    assert ("multiplier" in predicted) == config.multiplies
+
+
+def test_stuck_words_of_the_ring_in_a_stream(config, sim_cache):
+    """Rows of all tiles since the reset take the words in turn."""
+    rng = np.random.default_rng(23)
+    jobs = [random_job(config, rng) for _ in range(12)]
+    before = np.cumsum([0, *(job.m for job in jobs)])
+    assert before[-1] > 2 * config.max_m  # the ring has come round
+    with Injector(config, sim_cache) as injector:
+        outputs = injector.stream(jobs).outputs
+        changed = 0
+        for _ in range(40):
+            fault = RegisterFault(
+                layer=None, image=0, tile=None, register="ring", cycle=None,
+                row=int(rng.integers(2 * config.max_m)), col=int(rng.integers(config.cols)),
+                bits=(int(rng.integers(config.acc_bits)),),
+                kind=str(rng.choice(["stuck0", "stuck1"])),
+            )  # fmt: skip
+            run = next(injector.inject([[fault]]))
+            expected = np.concatenate(
+                [
+                    predict(config, job, [ring_row(config, fault, int(first))]).rows
+                    for job, first in zip(jobs, before[:-1], strict=True)
+                ]
+            )
+            np.testing.assert_array_equal(run.output.rows, expected)
+            clean = np.concatenate([output.rows for output in outputs])
+            changed += not np.array_equal(expected, clean)
+    assert changed >= 10
 
 
 def test_a_wrong_prediction_leaves_fault_and_waveform(sim_cache, tmp_path):
