@@ -110,11 +110,32 @@ def read_folder(folder: Path, selection: Selection, progress: Progress) -> Sourc
         cifar = read_cifar(folder, files)
         if cifar:
             return _selected(cifar, selection, where)
+    else:
+        _check_parquet([f for f in files if f.suffix == ".parquet"], where)
     with _clear_errors(where), _quiet():
         # Streamed: `datasets` would first write a second copy of the whole set.
         loaded = datasets.load_dataset(kind, data_dir=str(folder), streaming=True)
         source = _read(loaded, where, selection, progress)
     return _store(key, source)
+
+
+def _check_parquet(files: list[Path], where: str) -> None:
+    """Name the file that is damaged, or has other columns than the first."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns: list[str] = []
+    for file in files:
+        try:
+            names = pyarrow.parquet.read_schema(file).names
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{where} cannot be read: {file.name}: {_line(error)}") from None
+        if sorted(names) != sorted(columns or names):
+            raise InputError(
+                f"{where}: {file.name} has the columns {', '.join(names)}, "
+                f"{files[0].name} has {', '.join(columns)} (accepted: the same in all files)"
+            )
+        columns = columns or names
 
 
 def _key(selection: Selection, *what: Any) -> str:
