@@ -109,9 +109,9 @@ def mobilenetv2(num_classes: int, width: float = 1.0) -> nn.Module:
         (6, 320, 1, 1),
     ):
         out = _share(channels, width)
-        for block in range(blocks):
-            layers.append(_InvertedResidual(source, out, expansion, stride if block == 0 else 1))
-            source = out
+        layers.append(_InvertedResidual(source, out, expansion, stride))
+        layers += [_InvertedResidual(out, out, expansion, adds=True) for _ in range(blocks - 1)]
+        source = out
     layers += _convolution(source, last, kernel=1, activation=nn.ReLU6)
     layers.append(nn.AdaptiveAvgPool2d(1))
     return _Classifier(layers, nn.Linear(last, num_classes))
@@ -170,11 +170,13 @@ class _Residual(nn.Module):
 class _InvertedResidual(nn.Module):
     """Block of MobileNetV2: 1x1 to more channels, depthwise 3x3, 1x1 back without activation.
 
-    Where size and channels stay, the input is added; the sum has no activation either, so it is
+    All but the first of a row of blocks add their input; the sum has no activation either, so it is
     signed.
     """
 
-    def __init__(self, source: int, out: int, expansion: int, stride: int) -> None:
+    def __init__(
+        self, source: int, out: int, expansion: int, stride: int = 1, *, adds: bool = False
+    ) -> None:
         super().__init__()
         inner = source * expansion
         layers: list[nn.Module] = []
@@ -183,7 +185,7 @@ class _InvertedResidual(nn.Module):
         layers += _convolution(inner, inner, stride=stride, groups=inner, activation=nn.ReLU6)
         layers += [nn.Conv2d(inner, out, 1, bias=False), nn.BatchNorm2d(out)]
         self.layers = nn.Sequential(*layers)
-        self.adds = stride == 1 and source == out
+        self.adds = adds
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.layers(x)
