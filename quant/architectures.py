@@ -244,6 +244,8 @@ def _initialize(module: nn.Module) -> None:
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            with torch.no_grad():
+                layer.weight *= layer.groups**0.5  # each input feeds its own group alone
         else:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if layer.bias is not None:
