@@ -61,7 +61,7 @@ def test_faults_are_those_of_brute_force(mobilenet, dataflow: str, kind: str) ->
     bounds = profile_bounds(network, codes)
     protection = Protection(kind=kind, granularity="layer", bounds=bounds)
     drawn = random_experiments(network, config, IMAGES, 400, seed=4)
-    experiments = [e for e in drawn if all(is_quick(network, fault) for fault in e)][:40]
+    experiments = [e for e in drawn if all(is_quick(network, fault) for fault in e)][:20]
     assert {type(fault) for e in experiments for fault in e} == {
         MemoryFault, RegisterFault, WeightFault
     }  # fmt: skip
