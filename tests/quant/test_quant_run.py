@@ -77,8 +77,14 @@ def test_retrains_for_chips_and_their_file_fits_the_campaign(
     assert loads(json.read_text())["results"][0]["plain"]["min"] > 50
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["vgg16:0.1", "resnet32:0.25", "mobilenetv2:0.1"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("vgg16:0.1", marks=pytest.mark.nightly),
+        pytest.param("resnet32:0.25", marks=pytest.mark.nightly),
+        pytest.param("mobilenetv2:0.1", marks=pytest.mark.slow),
+    ],
+)
 def test_deep_networks_go_all_the_way(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
