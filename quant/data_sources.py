@@ -103,15 +103,14 @@ def read_folder(folder: Path, selection: Selection, progress: Progress) -> Sourc
     if found:
         return found
     where = f"data folder {folder}"
+    parquet = [f for f in files if f.suffix == ".parquet"]
+    if parquet:
+        _check_parquet(parquet, where)
+    elif cifar := read_cifar(folder, files):
+        return _selected(cifar, selection, where)
     import datasets
 
-    kind = "parquet" if any(f.suffix == ".parquet" for f in files) else "imagefolder"
-    if kind == "imagefolder":
-        cifar = read_cifar(folder, files)
-        if cifar:
-            return _selected(cifar, selection, where)
-    else:
-        _check_parquet([f for f in files if f.suffix == ".parquet"], where)
+    kind = "parquet" if parquet else "imagefolder"
     with _clear_errors(where), _quiet():
         # Streamed: `datasets` would first write a second copy of the whole set.
         loaded = datasets.load_dataset(kind, data_dir=str(folder), streaming=True)
