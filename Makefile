@@ -32,8 +32,9 @@ trilat: accuracy, reliability under faults and hardware cost of one quantized ac
   make distclean                  remove .venv as well
 
 Variables of `make dse`, each a flag of `python -m dse.run` (its --help explains them):
-  MODEL=vgg11|lenet5|alexnet|resnet18|file.py:factory   WEIGHTS=file.safetensors
-  DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder
+  MODEL=vgg11|vgg16|lenet5|alexnet|resnet18|resnet32|mobilenetv2, or NAME:WIDTH|file.py:factory
+  DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder, or any:side=224,images=N
+  WEIGHTS=file.safetensors
   BITS=4,8   METHOD=qat|ptq|clip|randbet|saq|sparse|retrain, joined by +   CHIP=chip.safetensors
   ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
   DATAFLOW=ws|os|ws,os

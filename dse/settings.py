@@ -129,14 +129,16 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--model",
         default="vgg11",
-        help="vgg11, lenet5, alexnet, resnet18, or path/to/file.py:factory for your own "
+        help="vgg11, vgg16, lenet5, alexnet, resnet18, resnet32 or mobilenetv2, each also with a "
+        "share of its channels (vgg11:0.25), or path/to/file.py:factory for your own "
         "torch.nn.Module (default: %(default)s)",
     )
     what.add_argument(
         "--data",
         default="digits",
         help="digits (scikit-learn's, offline), cifar10, cifar100, mnist, fashion-mnist, imagenet "
-        "(Hugging Face hub or its cache), or a folder of Parquet files or images "
+        "(Hugging Face hub or its cache), or a folder of Parquet files, images or CIFAR's binary "
+        "files; a part of it: imagenet:side=224,images=10000 "
         "(default: %(default)s)",
     )
     what.add_argument(

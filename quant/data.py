@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from quant.data_sources import HUB, Arrays, read_folder, read_hub
+from quant.data_sources import ALL, HUB, Arrays, Selection, read_folder, read_hub
 from trilat.errors import InputError, unknown_name
 from trilat.files import content_hash
 from trilat.progress import NoProgress, Progress
@@ -88,29 +89,52 @@ def load_data(spec: str, *, seed: int, progress: Progress | None = None) -> Data
     split where it is free, else 10 % of train, at most 5000. Carving is stratified by class.
 
     Args:
-        spec: a name of `DATA_SETS`, or a folder with Parquet files or with images in one
-            sub-folder per class (under train/ and test/ where there are splits).
+        spec: a name of `DATA_SETS`, or a folder with Parquet files, with images in one sub-folder
+            per class (under train/ and test/ where there are splits) or with CIFAR's binary files.
+            Behind a colon may stand what is taken of it (`Selection`):
+            ``imagenet:side=224,images=10000``.
         seed: of the split.
         progress: where decoding reports.
 
     Raises:
-        InputError: unknown name, no such folder, empty or corrupt data, hub out of reach.
+        InputError: unknown name, no such folder, empty or corrupt data, hub out of reach, or more
+            of it than fits into memory.
     """
     progress = progress or NoProgress()
+    spec, selection = _parse(spec)
     folder = Path(spec).expanduser()
     if spec == "digits":
+        if selection != ALL:
+            raise InputError("the digits are taken whole (accepted: digits)")
         return _digits(seed)
     if spec in HUB:
-        splits, num_classes, notes = read_hub(spec, progress)
+        splits, num_classes, notes = read_hub(spec, selection, progress)
         return _assemble(spec, splits, num_classes, list(notes), seed)
     if folder.is_dir():
-        splits, num_classes, notes = read_folder(folder, progress)
+        splits, num_classes, notes = read_folder(folder, selection, progress)
         return _assemble(folder.resolve().name, splits, num_classes, list(notes), seed)
     if folder.exists():
         raise InputError(f"data {spec} is a file; give the folder that holds the Parquet files")
     if "/" in spec or spec.startswith((".", "~")):
         raise InputError(f"no such data folder: {spec}")
     raise unknown_name("data set", spec, [*DATA_SETS, "path/to/folder"])
+
+
+def _parse(spec: str) -> tuple[str, Selection]:
+    """Return the name or folder, and what is taken of it."""
+    name, _, text = spec.rpartition(":")
+    if not name or "/" in text or Path(spec).expanduser().is_dir():
+        return spec, ALL
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(side|images)=([1-9][0-9]{0,9})", part)
+        if match is None or match[1] in found:
+            raise InputError(
+                f"data {spec}: {text!r} is not what to take of a set (accepted: side=PIXELS and "
+                f"images=N, once each, as in {name}:side=224,images=10000)"
+            )
+        found[match[1]] = int(match[2])
+    return name, Selection(**found)
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -269,7 +269,7 @@ BAD = [
     (["--weights", "none.safetensors"], "weights must be a .safetensors file, and there is no"),
     (["--modle", "vgg11"], "unrecognized arguments: --modle vgg11"),
     (["--model"], "argument --model: expected one argument"),
-    (["--model", "vgg12"], "unknown model 'vgg12'; did you mean vgg11"),
+    (["--model", "vgg12"], "unknown model 'vgg12'; did you mean vgg16 or vgg11?"),
     (["--model", "nothing.py:build"], ""),
     (["--data", "digist"], "unknown data set 'digist'; did you mean digits"),
     (["--data", "no/such/folder"], "no such data folder: no/such/folder"),

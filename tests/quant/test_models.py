@@ -92,7 +92,7 @@ def test_identities_tell_architectures_apart() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(InputError, match=r"unknown model 'vgg12'; did you mean vgg11\?"):
+    with pytest.raises(InputError, match=r"unknown model 'vgg12'; did you mean vgg16 or vgg11\?"):
         built("vgg12")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
 from json import loads
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from faultinj.chips import main as campaign
 from faultinj.random_maps import random_map
+from faultinj.run import main as faults
 from quant.fault_map import MemoryGeometry
 from quant.network import IntegerNetwork
 from quant.run import main
@@ -76,6 +78,30 @@ def test_retrains_for_chips_and_their_file_fits_the_campaign(
 
 
 @pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("vgg16:0.1", marks=pytest.mark.nightly),
+        pytest.param("resnet32:0.25", marks=pytest.mark.nightly),
+        pytest.param("mobilenetv2:0.1", marks=pytest.mark.slow),
+    ],
+)
+def test_deep_networks_go_all_the_way(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, campaign_folder = tmp_path / "net.safetensors", tmp_path / "campaign"
+    arguments = ["--model", model, "--weight-bits", "6", "--act-bits", "5", "--jobs", "1"]
+    arguments += ["--float-epochs", "1", "--epochs", "1", "-o", str(output)]
+    assert main([*arguments, "--onnx", str(tmp_path / "net.onnx")]) == 0
+    found = re.search(r"engine: (\d+) of (\d+) words equal", capsys.readouterr().out)
+    assert found is not None and found[1] == found[2]
+    assert IntegerNetwork.load(output).name == model
+    flags = ["--network", str(output), "--images", "4", "--faults", "40", "--rows", "4"]
+    flags += ["--cols", "4", "--site", "pe_activation", "-o", str(campaign_folder)]
+    assert faults(flags) == 0
+    assert loads((campaign_folder / "summary.json").read_text())["n"] == 40
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--weight-bits", "9"], "weight bits must be an integer in 2..8, not 9"),
@@ -87,6 +113,8 @@ def test_retrains_for_chips_and_their_file_fits_the_campaign(
         (["--method", "qat", "--chip", "SMALL"], "method qat has no use for a chip"),
         (["--method", "randbet:2"], "needs a number above 0 and at most 0.5"),
         (["--model", "lenet"], "lenet5"),
+        (["--model", "resnet32:0"], "the width must be a number above 0 and at most 4"),
+        (["--data", "imagenet:224"], "'224' is not what to take of a set"),
         (["--model", "SOURCE:curved"], "unsupported layer Tanh at '2'"),
         (["--data", "digit"], "digits"),
         (["--weights", "missing.safetensors"], "missing.safetensors"),

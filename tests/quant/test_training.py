@@ -211,6 +211,17 @@ def test_vgg11_learns_digits_with_the_default_recipe(digits: DataSet) -> None:
     assert float_accuracy(spec, digits, digits.test) >= 97.5
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("vgg16:0.25", 96), ("alexnet:0.25", 92), ("resnet32:0.5", 92), ("mobilenetv2:0.25", 85)],
+)
+def test_narrow_networks_learn_digits(digits: DataSet, name: str, least: float) -> None:
+    spec = build_model(name, num_classes=10, data_shape=digits.shape, seed=0)
+    train_float(spec, digits, seed=0)
+    assert float_accuracy(spec, digits, digits.test) >= least
+
+
 @pytest.mark.slow
 def test_lenet5_learns_mnist_with_the_default_recipe() -> None:
     if not (SHARED / "mnist").is_dir():
