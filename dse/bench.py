@@ -19,8 +19,11 @@ from dse.settings import Settings
 from dse.store import Result, Store
 from quant import engine
 from quant.agreement import compare_layers
+from quant.chip_training import merge_maps
 from quant.data import DataSet, Split, load_data, stratified, to_input
-from quant.fault_map import FaultMap
+from quant.export import unrounded_weights
+from quant.faq import save_unrounded
+from quant.fault_map import KINDS, FaultMap
 from quant.graph import trace
 from quant.method_names import parse_method
 from quant.models import ModelSpec, build_model, load_weights, weights_normalization
@@ -30,17 +33,19 @@ from quant.ops import GemmOp
 from quant.quantize import quantize
 from quant.training import float_accuracy, train_float
 from quant.weight_memory import WeightMapping, check_holds
+from trilat.errors import InputError
 from trilat.files import content_hash
 from trilat.progress import Progress
 
 # One more whenever a stage's figures change for the same inputs; old results are then not reused.
 STAGE_VERSION = {
     "float": 3,
-    "network": 2,
+    "network": 3,
     "bounds": 1,
     "rate": 2,
     "accuracy": 1,
     "faults": 1,
+    "chips": 1,
     "synthesis": 1,
     "verilog": 1,
     "campaign": 1,
@@ -49,6 +54,7 @@ STAGE_VERSION = {
 # Libraries whose release may change a stage's figures.
 _LEARNING = ("torch", "numpy")
 _QUANTIZING = (*_LEARNING, "brevitas")
+UNROUNDED = "unrounded.safetensors"
 AGREEMENT_IMAGES = 16  # of the validation split, compared word for word
 
 
@@ -69,7 +75,8 @@ class Bench:
         settings, store, data, spec, progress: of the run.
         max_k: longest reduction of the network.
         origin: what the float weights come from, JSON-able; part of every key.
-        chips: that ``retrain`` trains for.
+        chips: of the chip files.
+        chip_rate: up to which their faults count; None where the objective is another one.
         loaded: networks in memory, by (method, weight bits, activation bits).
         helper: synthesises ahead; empty where nothing does.
     """
@@ -82,6 +89,7 @@ class Bench:
     max_k: int
     origin: dict[str, Any]
     chips: tuple[FaultMap, ...] = ()
+    chip_rate: float | None = None
     loaded: dict[tuple[str, int, int], Loaded] = field(default_factory=dict)
     helper: list[Background] = field(default_factory=list)
 
@@ -100,6 +108,7 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
     count = sum(layer.weight.numel() for layer in layers)
     for chip, bits in itertools.product(chips, settings.space.weight_bits):
         check_holds(chip.geometry, weights=count, bits=bits, mapping=WeightMapping())
+    _check_chips(settings, chips)
     weights = None
     if settings.weights:
         load_weights(spec.module, settings.weights)
@@ -118,7 +127,37 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
             "seed": settings.seed,
         },
         chips=chips,
+        chip_rate=_chip_rate(settings, chips),
     )
+
+
+def _check_chips(settings: Settings, chips: Sequence[FaultMap]) -> None:
+    """Raise InputError, before any training, for chips that a method cannot be had for."""
+    for method in map(parse_method, settings.space.method):
+        if method.policy is not None:
+            merge_maps(chips, method.policy)
+        if method.faq and any((chip.kinds == KINDS.index("flip")).any() for chip in chips):
+            raise InputError(
+                f"method {method.name}: faq is for stuck cells, and a chip of --chip has cells "
+                "that flip; a known one is undone by storing the inverse"
+            )
+
+
+def _chip_rate(settings: Settings, chips: Sequence[FaultMap]) -> float | None:
+    """Return the rate up to which the faults of chip files count: the user's, or the files'."""
+    if not chips or settings.faults.site != "weights":
+        return None
+    if settings.faults.rate is not None:
+        for chip in chips:
+            chip.at(settings.faults.rate)
+        return settings.faults.rate
+    rates = sorted({chip.rate for chip in chips})
+    if len(rates) > 1:
+        raise InputError(
+            f"the chips of --chip are complete up to different rates, {rates[0]:g} to "
+            f"{rates[-1]:g}; give the one to compare at, e.g. --faults weights:{rates[0]:g}"
+        )
+    return rates[0]
 
 
 def key(stage: str, packages: Sequence[str] = (), **inputs: Any) -> dict[str, Any]:
@@ -169,9 +208,14 @@ def describe_model(bench: Bench) -> Answer:
 
 
 def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loaded:
-    """Quantize at the given widths: IntegerNetwork, ONNX and the counts of their agreement."""
+    """Quantize at the given widths: IntegerNetwork, ONNX and the counts of their agreement.
+
+    Methods that differ in `faq` alone share the network; its unrounded weights lie beside it.
+    """
+    chosen = parse_method(method)
+    method = chosen.training
     name = (method, weight_bits, act_bits)
-    for_chips = parse_method(method).policy is not None
+    for_chips = chosen.policy is not None
     if name in bench.loaded:
         loaded = bench.loaded[name]
         return replace(loaded, result=replace(loaded.result, cached=True))
@@ -184,11 +228,12 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
             act_bits=act_bits,
             method=method,
             seed=bench.settings.seed,
-            chips=bench.chips if for_chips else (),
+            chips=objective_chips(bench) if for_chips else (),
             progress=bench.progress,
         )
         model.network.save(folder / "network.safetensors")
         export_onnx(model.network, folder / "network.onnx")
+        save_unrounded(folder / UNROUNDED, model.network, unrounded_weights(model.module))
         images = to_images(bench, sample(bench.data.val, AGREEMENT_IMAGES, bench.settings.seed))
         with bench.progress.task(f"Brevitas = ONNX = engine W{weight_bits}A{act_bits}", 1) as step:
             agreement = compare_layers(model, images)
@@ -215,13 +260,25 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
         act_bits=act_bits,
     )
     if for_chips:
-        inputs["chips"] = [content_hash(path.read_bytes()) for path in bench.settings.chips]
+        inputs["chips"] = chip_files(bench)
     result = bench.store.run("network", inputs, compute)
     loaded = Loaded(
         result=result, network=IntegerNetwork.load(result.folder / "network.safetensors")
     )
     bench.loaded[name] = loaded
     return loaded
+
+
+def objective_chips(bench: Bench) -> tuple[FaultMap, ...]:
+    """Return the chips of the chip files at the rate of the objective."""
+    rate = bench.chip_rate
+    return tuple(chip if rate is None else chip.at(rate) for chip in bench.chips)
+
+
+def chip_files(bench: Bench) -> dict[str, Any]:
+    """Return what identifies the chips of the chip files, JSON-able."""
+    hashes = [content_hash(path.read_bytes()) for path in bench.settings.chips]
+    return {"files": hashes, "rate": bench.chip_rate}
 
 
 def sample(split: Split, count: int, seed: int) -> Split:

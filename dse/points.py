@@ -33,6 +33,8 @@ from trilat.files import replacing, write_json, write_text
 CAMPAIGNS = (("activations", 1), ("activations", 3), ("pe_activation", 1), ("pe_activation", 3))
 CAMPAIGN_FAULTS = 1000
 CAMPAIGN_IMAGES = 64  # of the test split
+# Where the search's faults are those of weight memories.
+WEIGHT_CAMPAIGNS = (("weights", 1), ("weights", 3), ("pe_activation", 1), ("pe_activation", 3))
 # The search ranks designs at one fault rate; analysed points are measured at these times it, too.
 RATE_FACTORS = (0.3, 3.0)
 VERIFY_FAULTS = 64
@@ -77,14 +79,15 @@ def measure_point(
     outcomes = []
     faulty, curve = None, [trial.faulty]
     if campaigns:
-        for factor in RATE_FACTORS:
-            other = min(factor * rate, MAX_RATE)
-            result = accuracy_under_faults(bench, loaded, design.protect, other, "val")[-1]
+        in_weights = bench.settings.faults.site == "weights"
+        limit = min((chip.rate for chip in bench.chips), default=MAX_RATE)
+        for other in sorted({min(factor * rate, limit) for factor in RATE_FACTORS} - {rate}):
+            result = accuracy_under_faults(bench, loaded, design, other, "val")[-1]
             results.append(result)
             curve.append(result.value)
-        faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "test")[-1]
+        faulty = accuracy_under_faults(bench, loaded, design, rate, "test")[-1]
         results.append(faulty)
-        for site, multiplicity in CAMPAIGNS:
+        for site, multiplicity in WEIGHT_CAMPAIGNS if in_weights else CAMPAIGNS:
             result = _campaign(bench, loaded, config, unit, profiled, site, multiplicity)
             outcomes.append(result)
     results += outcomes

@@ -73,7 +73,8 @@ class TrialRecord:
         design: what was evaluated.
         objectives: one value per name in `OBJECTIVES`.
         accuracy_interval: Wilson 95 % interval of the fault-free accuracy.
-        faulty: a `faultinj.campaign.RateResult` as JSON (mean, std, min, max, ci_low, ...).
+        faulty: a `faultinj.campaign.RateResult` as JSON (mean, std, min, max, ci_low, ...), or over
+            chips `dse.weight_faults.as_faulty`, with the same names and ``"site": "weights"``.
         cost: a `hdl.synth.Cost` as JSON.
         cycles: array cycles per inference at batch 1, streams never starved.
         stages: cost per stage, in order.
@@ -147,7 +148,8 @@ class RunRecord:
         model: name, input shape, float accuracies (percent), weights' origin, and `agreement`: per
             network {weight_bits, act_bits, method, layers, images, words, equal}, the stored words
             in which Brevitas, ONNX and the integer engine were compared.
-        rate: fault rate per stored activation bit and how it was chosen.
+        rate: fault rate per stored activation bit and how it was chosen; with ``"site": "weights"``
+            the share of faulty cells, and the chips.
         versions: of trilat and of every tool that decides a figure.
         trials: all finished ones, by number.
         points: the reported ones.
@@ -156,6 +158,8 @@ class RunRecord:
         stages: per stage: runs, reuses, seconds.
         seconds: wall-clock of the search so far.
         notes: what is not modelled, said in every report.
+        voltage: with faults in weights, per method's best trial (and the chosen one) `faulty` from
+            rate to rate: ``{"number": trial, "results": [...]}``, by number.
     """
 
     name: str
@@ -172,6 +176,7 @@ class RunRecord:
     stages: dict[str, dict[str, float]]
     seconds: float
     notes: tuple[str, ...] = field(default_factory=tuple)
+    voltage: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-able data."""
@@ -196,4 +201,5 @@ class RunRecord:
         )
         data["hypervolume"] = tuple(data["hypervolume"])
         data["notes"] = tuple(data["notes"])
+        data["voltage"] = tuple(data.get("voltage", ()))
         return RunRecord(**data)

@@ -48,6 +48,7 @@ class Session:
         self.before = _seconds_of(out / RECORD)
         self.model: dict[str, Any] = {}
         self.rate: dict[str, Any] = {}
+        self.voltage: tuple[dict[str, Any], ...] = ()
 
     def run(self, write_report: Report) -> RunRecord:
         """Search, measure the front, report."""
@@ -65,6 +66,7 @@ class Session:
             self.rate = rate.value
             self._use(rate.results)
             self._search()
+            self._curves()
             record = self._points()
         path = write_report(record, self.out)
         print_summary(record, self.console, path)
@@ -104,6 +106,22 @@ class Session:
                 f"{len(trials) + 1}/{settings.trials}" + ("  cached" if reused else ""),
                 soft_wrap=True,
             )
+
+    def _curves(self) -> None:
+        """Measure what each method holds at which supply voltage, where weights are at fault."""
+        if self.settings.faults.site != "weights":
+            return
+        trials = self._record(()).trials
+        best: dict[str, TrialRecord] = {}
+        for trial in sorted(trials, key=_most_reliable_first):
+            best.setdefault(trial.design.method, trial)
+        numbers = {trial.number for trial in best.values()} | set(self._by_interest(trials)[:1])
+        curves = []
+        for number in sorted(numbers):
+            curve = self.stages.curve(trials[number], self.rate["rate"])
+            self._use(curve.results)
+            curves.append(curve.value)
+        self.voltage = tuple(curves)
 
     def _points(self) -> RunRecord:
         record = self._record(())
@@ -182,7 +200,14 @@ class Session:
             stages=_stage_costs(uses),
             seconds=round(seconds, 1),
             notes=self.stages.notes,
+            voltage=self.voltage,
         )
+
+
+def _most_reliable_first(trial: TrialRecord) -> tuple[float, float, float, int]:
+    value = trial.objectives
+    cost = (-value["faulty_accuracy"], -value["accuracy"], value["lut_equivalent"])
+    return (*cost, trial.number)
 
 
 def _in_order(points: list[PointRecord]) -> tuple[PointRecord, ...]:

@@ -111,7 +111,7 @@ def print_summary(record: RunRecord, console: Console, report: Path | None = Non
     if trials:
         points, best = points_by_number(record), chosen(record)
         table = Table(title=f"Pareto front of {record.name}", title_justify="left", box=SIMPLE)
-        table.add_column("Design", no_wrap=True)
+        table.add_column("Design", overflow="fold")
         for heading in ("Accuracy %", "Faulty %", "Test %", "LUT-eq", "µs"):
             table.add_column(heading, justify="right", no_wrap=True)
         for trial in trials:

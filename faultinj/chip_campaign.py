@@ -148,7 +148,8 @@ def accuracy_over_chips(
     robust: list[list[float]] = [[] for _ in rates]
     flipped = np.zeros(len(rates))
     mask = np.uint8((1 << network.weight_bits) - 1)
-    with (progress or NoProgress()).task("chips", len(chips) * len(rates)) as advance:
+    what = f"{len(chips)} chips at {', '.join(f'{100 * rate:.2g}' for rate in rates)} % faults"
+    with (progress or NoProgress()).task(what, len(chips) * len(rates)) as advance:
         for chip in chips:
             for k, rate in enumerate(rates):
                 faults = faulty(chip.at(rate))

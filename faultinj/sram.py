@@ -12,6 +12,7 @@ It is the energy of SRAM accesses alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,3 +57,33 @@ def voltage_at(rate: float) -> float:
 def energy_at(rate: float) -> float:
     """Return the energy per access at the voltage of a rate, relative to that at Vmin."""
     return voltage_at(rate) ** 2
+
+
+def rate_held(
+    rates: Sequence[float], accuracies: Sequence[float], golden: float, wanted: float
+) -> float | None:
+    """Return the highest bit error rate up to which a network holds an accuracy.
+
+    Linear in the logarithm of the rate, and so in V, between the measured rates.
+
+    Args:
+        rates: measured, ascending, above 0.
+        accuracies: at these rates.
+        golden: without faults.
+        wanted: what is to be held, in the same unit.
+
+    Returns:
+        0 where it is lost at the lowest rate, the highest rate where it is held at all of them,
+        None where it is not reached without faults either.
+    """
+    if golden < wanted:
+        return None
+    lost = next((k for k, accuracy in enumerate(accuracies) if accuracy < wanted), len(rates))
+    if lost == 0:
+        return 0.0
+    if lost == len(rates):
+        return rates[-1]
+    above, below = accuracies[lost - 1], accuracies[lost]
+    share = (above - wanted) / (above - below)
+    low, high = math.log10(rates[lost - 1]), math.log10(rates[lost])
+    return float(10 ** (low + share * (high - low)))
