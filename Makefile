@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --prefer-binary --no-compile
 
 # Variables on the command line of `make dse` become flags of the same name; others are not passed.
-VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD DATAFLOW FAULTS FAULT_KIND CHIPS CHIP \
+VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD DATAFLOW REQUANT FAULTS FAULT_KIND CHIPS CHIP \
     SEED OUT JOBS VERIFY FAMILY
 given = $(foreach v,$(VARIABLES),$(if $(filter command,$(origin $(v))),$(v)))
 lower = $(shell tr A-Z_ a-z- <<< $(1))
@@ -37,7 +37,7 @@ Variables of `make dse`, each a flag of `python -m dse.run` (its --help explains
   DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder
   BITS=4,8   METHOD=qat|ptq|clip|randbet|saq|sparse|retrain|faq, joined by +
   ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
-  DATAFLOW=ws|os|ws,os
+  DATAFLOW=ws|os|ws,os   REQUANT=shift|mult|shift,mult
   TRIALS=24   FAULTS=auto|rate|weights   FAULT_KIND=flip|stuck   CHIPS=20   CHIP=chip.safetensors
   FAMILY=xc7|xcup|ecp5|ice40|gowin   VERIFY=best|all|none
   SEED=0   OUT=runs/NAME   JOBS=2

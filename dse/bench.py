@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from dse.background import Background
 from dse.evaluation import Answer
+from dse.records import Design
 from dse.settings import Settings
 from dse.store import Result, Store
 from quant import engine
-from quant.agreement import compare_layers
+from quant.agreement import compare_each_layer, compare_layers
 from quant.chip_training import merge_maps
 from quant.data import DataSet, Split, load_data, stratified, to_input
 from quant.export import unrounded_weights
@@ -30,7 +31,7 @@ from quant.models import ModelSpec, build_model, load_weights, weights_normaliza
 from quant.network import IntegerNetwork
 from quant.onnx_export import export_onnx
 from quant.ops import GemmOp
-from quant.quantize import quantize
+from quant.quantize import QuantizedModel, quantize
 from quant.training import float_accuracy, train_float
 from quant.weight_memory import WeightMapping, check_holds
 from trilat.errors import InputError
@@ -77,7 +78,7 @@ class Bench:
         origin: what the float weights come from, JSON-able; part of every key.
         chips: of the chip files.
         chip_rate: up to which their faults count; None where the objective is another one.
-        loaded: networks in memory, by (method, weight bits, activation bits).
+        loaded: networks in memory, by (training, weight bits, activation bits, requantization).
         helper: synthesises ahead; empty where nothing does.
     """
 
@@ -90,7 +91,7 @@ class Bench:
     origin: dict[str, Any]
     chips: tuple[FaultMap, ...] = ()
     chip_rate: float | None = None
-    loaded: dict[tuple[str, int, int], Loaded] = field(default_factory=dict)
+    loaded: dict[tuple[str, int, int, str], Loaded] = field(default_factory=dict)
     helper: list[Background] = field(default_factory=list)
 
 
@@ -207,14 +208,15 @@ def describe_model(bench: Bench) -> Answer:
     return Answer(value=value, results=(result,))
 
 
-def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loaded:
-    """Quantize at the given widths: IntegerNetwork, ONNX and the counts of their agreement.
+def network(bench: Bench, design: Design) -> Loaded:
+    """Quantize as a design wants it: IntegerNetwork, ONNX and the counts of their agreement.
 
     Methods that differ in `faq` alone share the network; its unrounded weights lie beside it.
     """
-    chosen = parse_method(method)
-    method = chosen.training
-    name = (method, weight_bits, act_bits)
+    chosen = parse_method(design.method)
+    method, requant = chosen.training, design.requant
+    weight_bits, act_bits = design.weight_bits, design.act_bits
+    name = (method, weight_bits, act_bits, requant)
     for_chips = chosen.policy is not None
     if name in bench.loaded:
         loaded = bench.loaded[name]
@@ -229,6 +231,7 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
             method=method,
             seed=bench.settings.seed,
             chips=objective_chips(bench) if for_chips else (),
+            requant=requant,
             progress=bench.progress,
         )
         model.network.save(folder / "network.safetensors")
@@ -236,7 +239,7 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
         save_unrounded(folder / UNROUNDED, model.network, unrounded_weights(model.module))
         images = to_images(bench, sample(bench.data.val, AGREEMENT_IMAGES, bench.settings.seed))
         with bench.progress.task(f"Brevitas = ONNX = engine W{weight_bits}A{act_bits}", 1) as step:
-            agreement = compare_layers(model, images)
+            agreement = _agreement(model, images)
             step(1)
         return {
             "hash": model.network.content_hash(),
@@ -246,8 +249,7 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
                 "weight_bits": weight_bits,
                 "act_bits": act_bits,
                 "network_hash": model.network.content_hash(),
-                "equal": agreement.words_equal,
-                **agreement.to_json(),
+                **agreement,
             },
         }
 
@@ -259,6 +261,8 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
         weight_bits=weight_bits,
         act_bits=act_bits,
     )
+    if requant != "shift":
+        inputs["requant"] = requant
     if for_chips:
         inputs["chips"] = chip_files(bench)
     result = bench.store.run("network", inputs, compute)
@@ -267,6 +271,23 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
     )
     bench.loaded[name] = loaded
     return loaded
+
+
+def _agreement(model: QuantizedModel, images: torch.Tensor) -> dict[str, Any]:
+    """Return the counts of `RunRecord.model`: of equal words, or with multipliers of those off."""
+    if model.module.formats.requant == "shift":
+        found = compare_layers(model, images)
+        return {"equal": found.words_equal, **found.to_json()}
+    layers = compare_each_layer(model, images)
+    return {
+        "requant": "mult",
+        "layers": len(layers),
+        "images": len(images),
+        "words": sum(layer.words for layer in layers),
+        "brevitas_off": sum(layer.brevitas_off for layer in layers),
+        "onnx_off": sum(layer.onnx_off for layer in layers),
+        "largest": max(layer.largest for layer in layers),
+    }
 
 
 def objective_chips(bench: Bench) -> tuple[FaultMap, ...]:

@@ -19,6 +19,7 @@ KNOBS = {
     "rows": "rows",
     "cols": "columns",
     "dataflow": "dataflow",
+    "requant": "requantization",
 }
 
 

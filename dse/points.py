@@ -66,7 +66,7 @@ def measure_point(
         InputError: the stage cache no longer holds the trial's network and it cannot be had again.
     """
     design = trial.design
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
     if loaded.network.content_hash() != trial.network_hash:
         raise InputError(
             f"trial {trial.number} of this study was measured on another network: its stage cache "

@@ -31,16 +31,19 @@ class Design:
     rows: int
     cols: int
     dataflow: str = "ws"
+    requant: str = "shift"
 
     def label(self) -> str:
         """Return a short name, e.g. ``W4A8 clip 16x8``.
 
-        The method is named where it is not QAT, the dataflow where it is not weight-stationary.
+        The method is named where it is not QAT, the dataflow where it is not weight-stationary,
+        requantization where it is not by shifts.
         """
         method = "" if self.method == "qat" else f" {self.method}"
         dataflow = "" if self.dataflow == "ws" else f" {self.dataflow}"
         widths = f"W{self.weight_bits}A{self.act_bits}"
-        return f"{widths}{method} {self.protect} {self.rows}x{self.cols}{dataflow}"
+        requant = "" if self.requant == "shift" else f" {self.requant}"
+        return f"{widths}{requant}{method} {self.protect} {self.rows}x{self.cols}{dataflow}"
 
     def config(self, max_k: int) -> AcceleratorConfig:
         """Return the accelerator of this design for networks with reductions up to `max_k`."""
@@ -52,6 +55,7 @@ class Design:
             weight_bits=self.weight_bits,
             max_k=max_k,
             protect=self.protect,
+            requant=self.requant,
         )
 
 
@@ -147,7 +151,8 @@ class RunRecord:
         data: name, sizes of the splits, classes, fingerprint.
         model: name, input shape, float accuracies (percent), weights' origin, and `agreement`: per
             network {weight_bits, act_bits, method, layers, images, words, equal}, the stored words
-            in which Brevitas, ONNX and the integer engine were compared.
+            in which Brevitas, ONNX and the integer engine were compared; with multipliers, each
+            layer on the engine's inputs, {..., brevitas_off, onnx_off, largest} for equal.
         rate: fault rate per stored activation bit and how it was chosen; with ``"site": "weights"``
             the share of faulty cells, and the chips.
         versions: of trilat and of every tool that decides a figure.

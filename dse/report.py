@@ -143,7 +143,9 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "disagreements": _disagreements(rows),
         "agreement": record.model.get("agreement"),
         "agreement_gap": any(
-            "words" in found and found.get("equal") != found["words"]
+            found.get("largest", 0) > 1
+            if "largest" in found
+            else "words" in found and found.get("equal") != found["words"]
             for found in record.model.get("agreement") or ()
         ),
         "model": {key: value for key, value in record.model.items() if key != "agreement"},

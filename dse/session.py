@@ -218,7 +218,12 @@ def disagreements(record: RunRecord) -> list[str]:
     """Return, in sentences, where forms of a network that must be equal are not."""
     found = []
     for counts in record.model["agreement"]:
-        if counts["equal"] != counts["words"]:
+        if "largest" in counts:
+            if counts["largest"] > 1:
+                name = f"W{counts['weight_bits']}A{counts['act_bits']} mult"
+                largest = counts["largest"]
+                found.append(f"{name}: Brevitas or ONNX are {largest} off the engine in a layer")
+        elif counts["equal"] != counts["words"]:
             name = f"W{counts['weight_bits']}A{counts['act_bits']}"
             wrong = counts["words"] - counts["equal"]
             found.append(f"{name}: Brevitas, ONNX and engine differ in {wrong} words")

@@ -113,6 +113,7 @@ class Settings:
             "protect": _join(space.protect),
             "method": _join(space.method),
             "dataflow": _join(space.dataflow),
+            "requant": _join(space.requant),
             "faults": _faults_flag(faults),
             "fault_kind": faults.kind if drawn else None,
             "chips": faults.chips if drawn else None,
@@ -217,6 +218,13 @@ def parser() -> argparse.ArgumentParser:
         help="array: ws (weight-stationary), os (output-stationary), or both as a knob: ws,os "
         "(default: %(default)s)",
     )
+    space.add_argument(
+        "--requant",
+        default="shift",
+        help="how a sum becomes a code: shift (scales are powers of two), mult (a multiplier per "
+        "output channel; methods qat and ptq), or both as a knob: shift,mult "
+        "(default: %(default)s)",
+    )
     search = result.add_argument_group("search")
     search.add_argument(
         "--trials",
@@ -277,6 +285,7 @@ def parse(argv: list[str] | None = None) -> Settings:
         protect=args.protect,
         method=args.method,
         dataflow=args.dataflow,
+        requant=args.requant,
     )
     for kind, name, accepted in (
         ("family", args.family, sorted(FAMILIES)),
@@ -341,6 +350,8 @@ def _check_methods(space: Space, faults: Faults, *, files: bool) -> None:
     if files and not retrain and faults.site != "weights":
         raise InputError("--chip is for the method retrain and for --faults weights")
     for method in methods:
+        if "mult" in space.requant and not parse_method(method.training).plain:
+            raise InputError(f"--requant mult goes with the methods qat and ptq, not {method.name}")
         if method.faq and faults.site != "weights":
             raise InputError(
                 f"method {method.name}: faq chooses codes for chips with faulty weight memories "

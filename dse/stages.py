@@ -164,7 +164,7 @@ def fault_rate(bench: Bench) -> Answer:
     if settings.faults.rate is not None:
         return Answer(value={"rate": settings.faults.rate, "how": "given by the user"}, results=())
     design = settings.space.widest()
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
 
     def compute(folder: Path) -> float:
         images, labels = codes(bench, loaded, "val", RATE_IMAGES)
@@ -197,7 +197,7 @@ def fault_rate(bench: Bench) -> Answer:
 def _weight_fault_rate(bench: Bench) -> Answer:
     settings = bench.settings
     design = settings.space.widest()
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
     found = chip_rate(bench, loaded, TARGET_DROP)
     value = {
         "site": "weights",
@@ -335,7 +335,7 @@ def voltage_curve(bench: Bench, trial: TrialRecord, rate: float) -> Answer:
         rate: of the search, one of the curve's.
     """
     design = trial.design
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
     results: list[Result] = []
     values: list[dict[str, Any]] = []
     for one in curve_rates(bench, rate):
@@ -348,7 +348,7 @@ def voltage_curve(bench: Bench, trial: TrialRecord, rate: float) -> Answer:
 
 def evaluate(bench: Bench, design: Design, rate: float) -> Evaluation:
     """Measure one design on the validation split."""
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
     clean = accuracy(bench, loaded, design.protect, "val")
     faulty = accuracy_under_faults(bench, loaded, design, rate, "val")
     config = design.config(bench.max_k)

@@ -46,6 +46,7 @@ def _row(
         "rows": design.rows,
         "cols": design.cols,
         "dataflow": design.dataflow,
+        "requant": design.requant,
         "accuracy_val_percent": trial.objectives["accuracy"],
         "accuracy_val_ci95_low_percent": trial.accuracy_interval[0],
         "accuracy_val_ci95_high_percent": trial.accuracy_interval[1],

@@ -17,6 +17,7 @@ PROTECTIONS = {
     "zero": "zero protection",
 }
 METHODS = {"qat": "quantization-aware training", "ptq": "post-training quantization"}
+REQUANTS = {"mult": ", a multiplier per output channel"}
 DATAFLOWS = {"ws": "", "os": "output-stationary "}
 SITES = {
     "activations": "Stored activations",
@@ -173,7 +174,7 @@ def in_words(design: Design) -> str:
     """Return a design as a phrase."""
     return (
         f"{design.weight_bits}-bit weights and {design.act_bits}-bit activations "
-        f"({method_in_words(design.method)}), "
+        f"({method_in_words(design.method)}{REQUANTS.get(design.requant, '')}), "
         f"{PROTECTIONS.get(design.protect, design.protect)}, "
         f"on a {design.rows}×{design.cols} {DATAFLOWS.get(design.dataflow, design.dataflow)}array"
     )

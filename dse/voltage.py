@@ -62,7 +62,7 @@ class Curve:
 
 
 def curves(record: RunRecord) -> list[Curve]:
-    """Return the curves of a run, the one that saves most at equal accuracy first."""
+    """Return the curves of a run, the one that saves most at the last target first."""
     trials = {trial.number: trial for trial in record.trials}
     measured = [one for one in record.voltage if one["number"] in trials and one["results"]]
     if not measured:
@@ -76,7 +76,7 @@ def curves(record: RunRecord) -> list[Curve]:
         )
         for one in measured
     ]
-    return sorted(found, key=lambda curve: [-(held.saved or -1.0) for held in curve.held])
+    return sorted(found, key=lambda c: [-(held.saved or -1.0) for held in reversed(c.held)])
 
 
 def _held(results: list[dict[str, Any]], wanted: float) -> Held:

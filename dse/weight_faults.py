@@ -118,9 +118,15 @@ def accuracy_on_chips(
     if converted:
         # Two trainings may round to equal codes and differ in what FAQ goes by.
         inputs = {**inputs, "unrounded": loaded.result.key, "conversion": conversion(chosen)}
-    chips = describe(bench, loaded.network)
-    where = {"split": split, "images": IMAGES, "rate": rate}
-    return bench.store.run("chips", key("chips", **inputs, **where, chips=chips), compute)
+    whole = key(
+        "chips",
+        **inputs,
+        split=split,
+        images=IMAGES,
+        rate=rate,
+        chips=describe(bench, loaded.network),
+    )
+    return bench.store.run("chips", whole, compute)
 
 
 def conversion(method: Method) -> str:
@@ -164,7 +170,7 @@ def _drawn(bench: Bench, loaded: Loaded, rate: float) -> RandomChips:
     faults = bench.settings.faults
     return RandomChips(
         geometry=_geometry(loaded.network),
-        count=faults.chips,
+        chips=faults.chips,
         rate=rate,
         kind=faults.kind,
         seed=bench.settings.seed,

@@ -180,7 +180,7 @@ def _drawn(arguments: argparse.Namespace, network: IntegerNetwork, rate: float) 
         geometry=MemoryGeometry(
             words=words, bits=arguments.word_bits, words_per_row=arguments.words_per_row
         ),
-        count=arguments.chips,
+        chips=arguments.chips,
         rate=rate,
         kind=kind,
         stuck1_share=share,

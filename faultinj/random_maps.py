@@ -126,11 +126,11 @@ class RandomChips(Sequence[FaultMap]):
 
     Attributes:
         geometry, rate, kind, stuck1_share, column_spread, seed: as in `random_map`.
-        count: of chips, numbers 0..count - 1.
+        chips: how many, numbers 0..chips - 1.
     """
 
     geometry: MemoryGeometry
-    count: int
+    chips: int
     rate: float
     kind: str = "flip"
     stuck1_share: float = 0.5
@@ -142,10 +142,10 @@ class RandomChips(Sequence[FaultMap]):
         return replace(self, rate=rate)
 
     def __len__(self) -> int:
-        return self.count
+        return self.chips
 
     def __getitem__(self, number: int) -> FaultMap:  # type: ignore[override]
-        if not 0 <= number < self.count:
+        if not 0 <= number < self.chips:
             raise IndexError(number)
         return random_map(
             self.geometry,
@@ -158,7 +158,7 @@ class RandomChips(Sequence[FaultMap]):
         )
 
     def __iter__(self) -> Iterator[FaultMap]:
-        return (self[number] for number in range(self.count))
+        return (self[number] for number in range(self.chips))
 
 
 def _kinds(kind: str, polarity: np.ndarray, stuck1_share: float) -> np.ndarray:
