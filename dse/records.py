@@ -163,8 +163,9 @@ class RunRecord:
         stages: per stage: runs, reuses, seconds.
         seconds: wall-clock of the search so far.
         notes: what is not modelled, said in every report.
-        voltage: with faults in weights, per method's best trial (and the chosen one) `faulty` from
-            rate to rate: ``{"number": trial, "results": [...]}``, by number.
+        voltage: with faults in weights, for each method's most reliable trial, the chosen one and
+            the widest unprotected one `faulty` from rate to rate: ``{"number": trial, "results":
+            [...]}``, by number.
     """
 
     name: str

@@ -115,10 +115,15 @@ class Session:
         best: dict[str, TrialRecord] = {}
         for trial in sorted(trials, key=_most_reliable_first):
             best.setdefault(trial.design.method, trial)
-        numbers = {trial.number for trial in best.values()} | set(self._by_interest(trials)[:1])
+        baseline = [t for t in trials if t.design == self.settings.space.widest()]
+        chosen = [trials[number] for number in self._by_interest(trials)[:1]]
+        # The array does not change what weights do: one design per network and protection.
+        distinct: dict[Design, TrialRecord] = {}
+        for trial in (*chosen, *baseline, *best.values()):
+            distinct.setdefault(replace(trial.design, rows=0, cols=0, dataflow=""), trial)
         curves = []
-        for number in sorted(numbers):
-            curve = self.stages.curve(trials[number], self.rate["rate"])
+        for trial in sorted(distinct.values(), key=lambda trial: trial.number):
+            curve = self.stages.curve(trial, self.rate["rate"])
             self._use(curve.results)
             curves.append(curve.value)
         self.voltage = tuple(curves)
