@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dse.bench import Bench, Loaded, codes, key, network
+from dse.bench import UNROUNDED, Bench, Loaded, codes, key, network
 from dse.evaluation import Point
-from dse.records import PointRecord, TrialRecord
+from dse.records import Design, PointRecord, TrialRecord
 from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection, simulators
 from dse.store import Result
 from faultinj.campaign import run_campaign
@@ -24,6 +25,7 @@ from faultinj.sampling import FaultModel, Plan
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.tile import TileJob, param_words, reference_output, stream_beats
+from quant.method_names import parse_method
 from sim.streams import pack
 from sim.verify import verify
 from trilat.errors import InputError
@@ -107,7 +109,7 @@ def measure_point(
         campaigns=tuple(result.value for result in outcomes),
         verification=simulated.value if simulated else None,
         folder=str(folder),
-        rebuild=rebuild(bench, config, out / folder),
+        rebuild=rebuild(bench, design, rate, out / folder),
     )
     return Point(record=record, results=tuple(results))
 
@@ -195,16 +197,38 @@ def _verilog(bench: Bench, config: AcceleratorConfig) -> Result:
     return bench.store.run("verilog", inputs, compute)
 
 
-def rebuild(bench: Bench, config: AcceleratorConfig, folder: Path) -> tuple[str, ...]:
-    """Return the commands that rebuild a point's hardware, and the run that gave its network."""
+def rebuild(bench: Bench, design: Design, rate: float, folder: Path) -> tuple[str, ...]:
+    """Return the commands that rebuild a point's hardware, and the run that gave its network.
+
+    With faults in weights also, for an unprotected point, the one that measures it on its chips.
+    """
+    config = design.config(bench.max_k)
     flags = " ".join(
         f"--{name.replace('_', '-')} {value}" for name, value in config.to_json().items()
     )
     return (
         f"python -m hdl.gen {flags} -o {folder / 'accelerator.v'}",
         f"python -m hdl.synth {flags} --family {bench.settings.family}",
+        *_chips_command(bench, design, rate, folder),
         bench.settings.command(),
     )
+
+
+def _chips_command(bench: Bench, design: Design, rate: float, folder: Path) -> tuple[str, ...]:
+    settings, method = bench.settings, parse_method(design.method)
+    if settings.faults.site != "weights" or design.protect != "none":
+        return ()
+    words = ["python", "-m", "faultinj.chips", "--network", str(folder / "network.safetensors")]
+    words += ["--data", settings.data, "--rates", str(rate), "--seed", str(settings.seed)]
+    if settings.chips:
+        words += ["--chip", *map(str, settings.chips)]
+    else:
+        words += ["--chips", str(settings.faults.chips), "--kind", settings.faults.kind]
+    if method.converts:
+        words += ["--faq", "--unrounded", str(folder / UNROUNDED)]
+    if method.policy is not None and not method.faq:
+        words += ["--merge", method.policy]
+    return (shlex.join(words),)
 
 
 def _write_artefacts(
@@ -221,7 +245,8 @@ def _write_artefacts(
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("network.safetensors", "network.onnx"):
+    converted = parse_method(trial.design.method).converts
+    for name in ("network.safetensors", "network.onnx", *([UNROUNDED] if converted else [])):
         _place(loaded.result.folder / name, folder / name, loaded.network.content_hash())
     with replacing(folder / "accelerator.v") as temporary:
         shutil.copyfile(verilog.folder / "accelerator.v", temporary)

@@ -94,7 +94,7 @@ def accuracy_on_chips(
         split: of the images.
     """
     chosen = parse_method(method)
-    converted = chosen.faq or chosen.policy is not None
+    converted = chosen.converts
 
     def compute(folder: Path) -> dict[str, Any]:
         images, labels = codes(bench, loaded, split, IMAGES)

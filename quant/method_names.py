@@ -60,6 +60,11 @@ class Method:
         return self.name.removesuffix("+faq")
 
     @property
+    def converts(self) -> bool:
+        """Whether a chip stores other codes than the network has: for it alone, or for a group."""
+        return self.faq or self.policy is not None
+
+    @property
     def plain(self) -> bool:
         """Whether it is quantization-aware training alone, or calibration alone."""
         return self.name in ("qat", "ptq")
