@@ -26,9 +26,8 @@ class Held:
 
     Attributes:
         wanted: the accuracy in percent.
-        rate: of faulty cells, interpolated between measured ones; None where the accuracy is not
-            reached without faults either, 0 where it is lost at the lowest rate.
-        at_least: whether the accuracy is held at every measured rate.
+        rate: of faulty cells, as of `faultinj.sram.rate_held`.
+        at_least: whether the accuracy is held at the highest measured rate.
         voltage: V / Vmin; None with the rate.
         saved: share of the energy per SRAM access at Vmin; None with the rate.
     """
@@ -87,7 +86,7 @@ def _held(results: list[dict[str, Any]], wanted: float) -> Held:
     return Held(
         wanted=wanted,
         rate=rate,
-        at_least=rate is not None and min(means) >= wanted,
+        at_least=means[-1] >= wanted,
         voltage=voltage,
         saved=None if voltage is None else 1 - voltage**2,
     )

@@ -62,9 +62,10 @@ def energy_at(rate: float) -> float:
 def rate_held(
     rates: Sequence[float], accuracies: Sequence[float], golden: float, wanted: float
 ) -> float | None:
-    """Return the highest bit error rate up to which a network holds an accuracy.
+    """Return the highest bit error rate at which a network holds an accuracy.
 
-    Linear in the logarithm of the rate, and so in V, between the measured rates.
+    Linear in the logarithm of the rate, and so in V, between the measured rates. Accuracy need not
+    fall with the rate: a network retrained for a chip's faults may be better with them.
 
     Args:
         rates: measured, ascending, above 0.
@@ -73,14 +74,12 @@ def rate_held(
         wanted: what is to be held, in the same unit.
 
     Returns:
-        0 where it is lost at the lowest rate, the highest rate where it is held at all of them,
-        None where it is not reached without faults either.
+        0 where it is held without faults alone, the highest rate where it is held at that one,
+        None where it is not even reached without faults.
     """
-    if golden < wanted:
-        return None
-    lost = next((k for k, accuracy in enumerate(accuracies) if accuracy < wanted), len(rates))
+    lost = max((k + 1 for k, accuracy in enumerate(accuracies) if accuracy >= wanted), default=0)
     if lost == 0:
-        return 0.0
+        return 0.0 if golden >= wanted else None
     if lost == len(rates):
         return rates[-1]
     above, below = accuracies[lost - 1], accuracies[lost]

@@ -161,19 +161,17 @@ def test_outside_the_points_nothing_is_made_up() -> None:
     st.lists(st.floats(0, 100), min_size=1, max_size=7), st.floats(0, 100), st.floats(0.01, 99.9)
 )
 def test_rate_that_is_held(accuracies: list[float], golden: float, wanted: float) -> None:
-    """The accuracy is held at all measured rates below it, and lost at the next."""
+    """The accuracy is lost at all measured rates above it, and held at the next below."""
     rates = [1e-6 * 8**k for k in range(len(accuracies))]
     rate = rate_held(rates, accuracies, golden, wanted)
-    if golden < wanted:
-        assert rate is None
-        return
-    kept = list(itertools.takewhile(lambda accuracy: accuracy >= wanted, accuracies))
-    if not kept:
-        assert rate == 0
-    elif len(kept) == len(rates):
+    above = list(itertools.takewhile(lambda accuracy: accuracy < wanted, reversed(accuracies)))
+    kept = len(rates) - len(above)
+    if kept == 0:
+        assert rate == (0 if golden >= wanted else None)
+    elif not above:
         assert rate == rates[-1]
     else:
-        assert rates[len(kept) - 1] * (1 - 1e-9) <= rate <= rates[len(kept)] * (1 + 1e-9)
+        assert rates[kept - 1] * (1 - 1e-9) <= rate <= rates[kept] * (1 + 1e-9)
         # Linear in the supply voltage, and so in the logarithm of the rate.
         at = np.interp(math.log(rate), np.log(rates), accuracies)
         assert at == pytest.approx(wanted, abs=1e-6)
