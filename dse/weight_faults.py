@@ -8,6 +8,7 @@ have their bits in the same cells.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ from quant.weight_memory import weight_codes
 IMAGES = 192  # of the validation split (or test split), as for faults in activations
 # A curve over the rates ends where so many points are lost: nobody runs a memory there.
 _LOST_POINTS = 30.0
+# Chips with so many faulty cells in all are kept for the next design: 285 MB.
+_KEPT_FAULTS = 1 << 24
 
 
 def describe(bench: Bench, network: IntegerNetwork) -> dict[str, Any]:
@@ -178,4 +181,14 @@ def _drawn(bench: Bench, loaded: Loaded, rate: float) -> RandomChips:
 
 
 def _chips_at(bench: Bench, loaded: Loaded, rate: float) -> Sequence[FaultMap]:
-    return bench.chips or _drawn(bench, loaded, rate)
+    if bench.chips:
+        return bench.chips
+    drawn = _drawn(bench, loaded, rate)
+    small = drawn.chips * drawn.geometry.cells * rate <= _KEPT_FAULTS
+    return _kept(drawn) if small else drawn
+
+
+# The designs of a search meet the same chips one after the other.
+@functools.lru_cache(maxsize=2)
+def _kept(chips: RandomChips) -> tuple[FaultMap, ...]:
+    return tuple(chips)
