@@ -14,9 +14,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --prefer-binary --no-compile
 
 # Variables on the command line of `make dse` become flags of the same name; others are not passed.
-VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD DATAFLOW FAULTS SEED OUT JOBS VERIFY FAMILY CHIP
+VARIABLES := MODEL BITS DATA WEIGHTS TRIALS ROWS COLS PROTECT METHOD DATAFLOW REQUANT FAULTS FAULT_KIND CHIPS CHIP \
+    SEED OUT JOBS VERIFY FAMILY
 given = $(foreach v,$(VARIABLES),$(if $(filter command,$(origin $(v))),$(v)))
-lower = $(shell tr A-Z a-z <<< $(1))
+lower = $(shell tr A-Z_ a-z- <<< $(1))
 quote = '$(subst ','\'',$(1))'
 flags = $(foreach v,$(given),--$(call lower,$(v))=$(call quote,$($(v))))
 
@@ -35,10 +36,11 @@ Variables of `make dse`, each a flag of `python -m dse.run` (its --help explains
   MODEL=vgg11|vgg16|lenet5|alexnet|resnet18|resnet32|mobilenetv2, or NAME:WIDTH|file.py:factory
   DATA=digits|cifar10|cifar100|mnist|fashion-mnist|imagenet|folder, or any:side=224,images=N
   WEIGHTS=file.safetensors
-  BITS=4,8   METHOD=qat|ptq|clip|randbet|saq|sparse|retrain, joined by +   CHIP=chip.safetensors
+  BITS=4,8   METHOD=qat|ptq|clip|randbet|saq|sparse|retrain|faq, joined by +
   ROWS=4,8   COLS=4,8   PROTECT=none,clip,zero
-  DATAFLOW=ws|os|ws,os
-  TRIALS=24   FAULTS=auto|rate   FAMILY=xc7|xcup|ecp5|ice40|gowin   VERIFY=best|all|none
+  DATAFLOW=ws|os|ws,os   REQUANT=shift|mult|shift,mult
+  TRIALS=24   FAULTS=auto|rate|weights   FAULT_KIND=flip|stuck   CHIPS=20   CHIP=chip.safetensors
+  FAMILY=xc7|xcup|ecp5|ice40|gowin   VERIFY=best|all|none
   SEED=0   OUT=runs/NAME   JOBS=2
 PYTHON=python3.12 chooses what .venv is made with (3.11 or 3.12).
 endef

@@ -15,32 +15,38 @@ from safetensors.torch import load_file, save_file
 
 from dse.background import Background
 from dse.evaluation import Answer
+from dse.records import Design
 from dse.settings import Settings
 from dse.store import Result, Store
 from quant import engine
-from quant.agreement import compare_layers
+from quant.agreement import compare_each_layer, compare_layers
+from quant.chip_training import merge_maps
 from quant.data import DataSet, Split, load_data, stratified, to_input
-from quant.fault_map import FaultMap
+from quant.export import unrounded_weights
+from quant.faq import save_unrounded
+from quant.fault_map import KINDS, FaultMap
 from quant.graph import trace
 from quant.method_names import parse_method
 from quant.models import ModelSpec, build_model, load_weights, weights_normalization
 from quant.network import IntegerNetwork
 from quant.onnx_export import export_onnx
 from quant.ops import GemmOp
-from quant.quantize import quantize
+from quant.quantize import QuantizedModel, quantize
 from quant.training import float_accuracy, train_float
 from quant.weight_memory import WeightMapping, check_holds
+from trilat.errors import InputError
 from trilat.files import content_hash
 from trilat.progress import Progress
 
 # One more whenever a stage's figures change for the same inputs; old results are then not reused.
 STAGE_VERSION = {
     "float": 3,
-    "network": 2,
+    "network": 3,
     "bounds": 1,
     "rate": 2,
     "accuracy": 1,
     "faults": 1,
+    "chips": 1,
     "synthesis": 1,
     "verilog": 1,
     "campaign": 1,
@@ -49,6 +55,7 @@ STAGE_VERSION = {
 # Libraries whose release may change a stage's figures.
 _LEARNING = ("torch", "numpy")
 _QUANTIZING = (*_LEARNING, "brevitas")
+UNROUNDED = "unrounded.safetensors"
 AGREEMENT_IMAGES = 16  # of the validation split, compared word for word
 
 
@@ -69,8 +76,9 @@ class Bench:
         settings, store, data, spec, progress: of the run.
         max_k: longest reduction of the network.
         origin: what the float weights come from, JSON-able; part of every key.
-        chips: that ``retrain`` trains for.
-        loaded: networks in memory, by (method, weight bits, activation bits).
+        chips: of the chip files.
+        chip_rate: up to which their faults count; None where the objective is another one.
+        loaded: networks in memory, by (training, weight bits, activation bits, requantization).
         helper: synthesises ahead; empty where nothing does.
     """
 
@@ -82,7 +90,8 @@ class Bench:
     max_k: int
     origin: dict[str, Any]
     chips: tuple[FaultMap, ...] = ()
-    loaded: dict[tuple[str, int, int], Loaded] = field(default_factory=dict)
+    chip_rate: float | None = None
+    loaded: dict[tuple[str, int, int, str], Loaded] = field(default_factory=dict)
     helper: list[Background] = field(default_factory=list)
 
 
@@ -100,6 +109,7 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
     count = sum(layer.weight.numel() for layer in layers)
     for chip, bits in itertools.product(chips, settings.space.weight_bits):
         check_holds(chip.geometry, weights=count, bits=bits, mapping=WeightMapping())
+    _check_chips(settings, chips)
     weights = None
     if settings.weights:
         load_weights(spec.module, settings.weights)
@@ -118,7 +128,37 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
             "seed": settings.seed,
         },
         chips=chips,
+        chip_rate=_chip_rate(settings, chips),
     )
+
+
+def _check_chips(settings: Settings, chips: Sequence[FaultMap]) -> None:
+    """Raise InputError, before any training, for chips that a method cannot be had for."""
+    for method in map(parse_method, settings.space.method):
+        if method.policy is not None:
+            merge_maps(chips, method.policy)
+        if method.faq and any((chip.kinds == KINDS.index("flip")).any() for chip in chips):
+            raise InputError(
+                f"method {method.name}: faq is for stuck cells, and a chip of --chip has cells "
+                "that flip; a known one is undone by storing the inverse"
+            )
+
+
+def _chip_rate(settings: Settings, chips: Sequence[FaultMap]) -> float | None:
+    """Return the rate up to which the faults of chip files count: the user's, or the files'."""
+    if not chips or settings.faults.site != "weights":
+        return None
+    if settings.faults.rate is not None:
+        for chip in chips:
+            chip.at(settings.faults.rate)
+        return settings.faults.rate
+    rates = sorted({chip.rate for chip in chips})
+    if len(rates) > 1:
+        raise InputError(
+            f"the chips of --chip are complete up to different rates, {rates[0]:g} to "
+            f"{rates[-1]:g}; give the one to compare at, e.g. --faults weights:{rates[0]:g}"
+        )
+    return rates[0]
 
 
 def key(stage: str, packages: Sequence[str] = (), **inputs: Any) -> dict[str, Any]:
@@ -168,10 +208,16 @@ def describe_model(bench: Bench) -> Answer:
     return Answer(value=value, results=(result,))
 
 
-def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loaded:
-    """Quantize at the given widths: IntegerNetwork, ONNX and the counts of their agreement."""
-    name = (method, weight_bits, act_bits)
-    for_chips = parse_method(method).policy is not None
+def network(bench: Bench, design: Design) -> Loaded:
+    """Quantize as a design wants it: IntegerNetwork, ONNX and the counts of their agreement.
+
+    Methods that differ in `faq` alone share the network; its unrounded weights lie beside it.
+    """
+    chosen = parse_method(design.method)
+    method, requant = chosen.training, design.requant
+    weight_bits, act_bits = design.weight_bits, design.act_bits
+    name = (method, weight_bits, act_bits, requant)
+    for_chips = chosen.policy is not None
     if name in bench.loaded:
         loaded = bench.loaded[name]
         return replace(loaded, result=replace(loaded.result, cached=True))
@@ -184,14 +230,16 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
             act_bits=act_bits,
             method=method,
             seed=bench.settings.seed,
-            chips=bench.chips if for_chips else (),
+            chips=objective_chips(bench) if for_chips else (),
+            requant=requant,
             progress=bench.progress,
         )
         model.network.save(folder / "network.safetensors")
         export_onnx(model.network, folder / "network.onnx")
+        save_unrounded(folder / UNROUNDED, model.network, unrounded_weights(model.module))
         images = to_images(bench, sample(bench.data.val, AGREEMENT_IMAGES, bench.settings.seed))
         with bench.progress.task(f"Brevitas = ONNX = engine W{weight_bits}A{act_bits}", 1) as step:
-            agreement = compare_layers(model, images)
+            agreement = _agreement(model, images)
             step(1)
         return {
             "hash": model.network.content_hash(),
@@ -201,8 +249,7 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
                 "weight_bits": weight_bits,
                 "act_bits": act_bits,
                 "network_hash": model.network.content_hash(),
-                "equal": agreement.words_equal,
-                **agreement.to_json(),
+                **agreement,
             },
         }
 
@@ -214,14 +261,45 @@ def network(bench: Bench, method: str, weight_bits: int, act_bits: int) -> Loade
         weight_bits=weight_bits,
         act_bits=act_bits,
     )
+    if requant != "shift":
+        inputs["requant"] = requant
     if for_chips:
-        inputs["chips"] = [content_hash(path.read_bytes()) for path in bench.settings.chips]
+        inputs["chips"] = chip_files(bench)
     result = bench.store.run("network", inputs, compute)
     loaded = Loaded(
         result=result, network=IntegerNetwork.load(result.folder / "network.safetensors")
     )
     bench.loaded[name] = loaded
     return loaded
+
+
+def _agreement(model: QuantizedModel, images: torch.Tensor) -> dict[str, Any]:
+    """Return the counts of `RunRecord.model`: of equal words, or with multipliers of those off."""
+    if model.module.formats.requant == "shift":
+        found = compare_layers(model, images)
+        return {"equal": found.words_equal, **found.to_json()}
+    layers = compare_each_layer(model, images)
+    return {
+        "requant": "mult",
+        "layers": len(layers),
+        "images": len(images),
+        "words": sum(layer.words for layer in layers),
+        "brevitas_off": sum(layer.brevitas_off for layer in layers),
+        "onnx_off": sum(layer.onnx_off for layer in layers),
+        "largest": max(layer.largest for layer in layers),
+    }
+
+
+def objective_chips(bench: Bench) -> tuple[FaultMap, ...]:
+    """Return the chips of the chip files at the rate of the objective."""
+    rate = bench.chip_rate
+    return tuple(chip if rate is None else chip.at(rate) for chip in bench.chips)
+
+
+def chip_files(bench: Bench) -> dict[str, Any]:
+    """Return what identifies the chips of the chip files, JSON-able."""
+    hashes = [content_hash(path.read_bytes()) for path in bench.settings.chips]
+    return {"files": hashes, "rate": bench.chip_rate}
 
 
 def sample(split: Split, count: int, seed: int) -> Split:

@@ -13,9 +13,9 @@ from html import escape
 from itertools import combinations
 from typing import Any
 
-from dse.findings import front
+from dse.findings import front, in_weights
 from dse.records import OBJECTIVES, PointRecord, RunRecord, TrialRecord
-from dse.text import half, in_words, interval, number, percent
+from dse.text import half, in_words, interval, number, percent, share
 
 Figure = dict[str, Any]
 
@@ -33,9 +33,11 @@ _SHORT = {
 PAIRS = tuple(combinations(OBJECTIVES, 2))
 
 
-def axis_title(objective: str) -> str:
+def axis_title(record: RunRecord, objective: str) -> str:
     """Return an objective's label and unit."""
     _direction, label, unit = OBJECTIVES[objective]
+    if objective == "faulty_accuracy" and in_weights(record):
+        label = "Accuracy on chips with weight faults"
     return f"{label} ({unit})"
 
 
@@ -62,6 +64,11 @@ def hover(trial: TrialRecord, point: PointRecord | None = None) -> str:
     cost, faulty = trial.cost, trial.faulty
     bounds = interval((faulty.get("ci_low"), faulty.get("ci_high")))
     spread = f"{number(faulty.get('min'), 1)} .. {number(faulty.get('max'), 1)}"
+    where, supply = "under faults", []
+    if faulty.get("site") == "weights":
+        where, spread = f"on {faulty['chips']} chips", f"worst {percent(faulty['min'])}"
+        at = f"{share(faulty['rate'], 2)} faulty cells: V/Vmin {number(faulty['voltage'], 3)}"
+        supply = [f"{at}, {share(faulty['energy_saved'])} of the energy per SRAM access saved"]
     logic = f"{number(cost.get('lut'))} LUT, {number(cost.get('ff'))} FF"
     blocks = f"{number(cost.get('dsp'))} DSP, {half(cost.get('bram36'))} {bram_unit([trial])}"
     time = f"{number(trial.cycles)} cycles × {number(cost.get('delay_ns'), 2)} ns (logic)"
@@ -69,7 +76,8 @@ def hover(trial: TrialRecord, point: PointRecord | None = None) -> str:
         f"<b>{escape(trial.design.label())}</b> · trial {trial.number}",
         escape(in_words(trial.design)),
         f"accuracy {percent(trial.objectives['accuracy'])} {interval(trial.accuracy_interval)}",
-        f"under faults {percent(trial.objectives['faulty_accuracy'])} {bounds}, {spread}",
+        f"{where} {percent(trial.objectives['faulty_accuracy'])} {bounds}, {spread}",
+        *supply,
         f"{number(trial.objectives['lut_equivalent'])} LUT-eq: {logic}, {blocks}",
         f"{number(trial.objectives['time_us'], 1)} µs = {time}",
     ]
@@ -195,7 +203,7 @@ def front_3d(record: RunRecord, *, chosen: TrialRecord | None) -> Figure:
                     "color": [t.objectives["accuracy"] for t in optimal],
                     "colorscale": "Cividis",
                     "colorbar": {
-                        "title": {"text": axis_title("accuracy"), "side": "top"},
+                        "title": {"text": axis_title(record, "accuracy"), "side": "top"},
                         "orientation": "h",
                         "thickness": 10,
                         "len": 0.7,
@@ -354,7 +362,7 @@ def error_bars(trials: Sequence[TrialRecord], objective: str) -> dict[str, Any] 
 
 def objective_axis(record: RunRecord, objective: str) -> dict[str, Any]:
     """Return an objective's axis: label and unit, logarithmic where a cost spans widely."""
-    axis: dict[str, Any] = {"title": {"text": axis_title(objective)}}
+    axis: dict[str, Any] = {"title": {"text": axis_title(record, objective)}}
     if OBJECTIVES[objective][0] == "minimize":
         axis.update(scale([trial.objectives[objective] for trial in record.trials]))
     return axis

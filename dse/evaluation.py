@@ -67,6 +67,8 @@ class Stages:
         point: measures a Pareto trial on the test split and writes its artefacts. Arguments: the
             trial, the fault rate, whether to run campaigns, whether to simulate its RTL, the folder
             of the artefacts, and the run folder.
+        curve: accuracy of a trial over chips from rate to rate, the search's among them:
+            ``{"number": ..., "results": [...]}``, as in `RunRecord.voltage`.
     """
 
     identity: dict[str, Any]
@@ -79,3 +81,4 @@ class Stages:
     rate: Callable[[], Answer]
     evaluate: Callable[[Design, float], Evaluation]
     point: Callable[[TrialRecord, float, bool, bool, Path, Path], Point]
+    curve: Callable[[TrialRecord, float], Answer]

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from dse.charts import GREY, PROTECT_SYMBOLS, SERIES, SKY, SYMBOLS, VERMILION, Figure
-from dse.findings import exposures, front, outcome_shares
+from dse.findings import exposures, front, in_weights, outcome_shares
 from dse.records import RunRecord
 from dse.text import OUTCOMES, SITES, number, share
 
@@ -173,7 +173,9 @@ def rate_figure(record: RunRecord) -> Figure:
     layout: dict[str, Any] = {
         "height": 360,
         "xaxis": {
-            "title": {"text": "Flips per stored bit"},
+            "title": {
+                "text": "Share of faulty cells" if in_weights(record) else "Flips per stored bit"
+            },
             "type": "log",
             "tickvals": rates,
             "ticktext": [f"{value:.2g}" for value in rates],

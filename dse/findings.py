@@ -19,6 +19,7 @@ KNOBS = {
     "rows": "rows",
     "cols": "columns",
     "dataflow": "dataflow",
+    "requant": "requantization",
 }
 
 
@@ -31,6 +32,28 @@ def front(record: RunRecord) -> list[TrialRecord]:
 def points_by_number(record: RunRecord) -> dict[int, PointRecord]:
     """Return the reported points by the number of their trial."""
     return {point.number: point for point in record.points}
+
+
+def in_weights(record: RunRecord) -> bool:
+    """Return whether the faults of the second objective are those of weight memories."""
+    return record.rate.get("site") == "weights"
+
+
+def repeated_over(record: RunRecord) -> str:
+    """Return what accuracy under faults is the mean over, e.g. ``20 chips``."""
+    name = "chips" if in_weights(record) else "repetitions"
+    counts = [t.faulty[name] for t in record.trials if name in t.faulty]
+    return f"{number(max(counts, default=None))} {name}"
+
+
+def rate_words(record: RunRecord) -> str:
+    """Return the fault rate in words; nothing where the record does not say it."""
+    rate = record.rate.get("rate")
+    if not isinstance(rate, int | float):
+        return ""
+    if in_weights(record):
+        return f"{share(rate, 2)} faulty cells of the weight memory"
+    return f"{rate:.2g} flips per stored bit"
 
 
 def chosen(record: RunRecord) -> TrialRecord | None:

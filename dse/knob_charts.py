@@ -37,7 +37,8 @@ def by_bits(record: RunRecord, objective: str) -> Figure:
         seen: dict[tuple[Any, ...], TrialRecord] = {}
         for trial in record.trials:
             if trial.design.protect == protect:
-                key = (trial.design.weight_bits, trial.design.act_bits, trial.design.method)
+                design = trial.design
+                key = (design.weight_bits, design.act_bits, design.method, design.requant)
                 seen.setdefault((*key, trial.objectives[objective]), trial)
         group = list(seen.values())
         if not group:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dse.bench import Bench, Loaded, codes, key, network
+from dse.bench import UNROUNDED, Bench, Loaded, codes, key, network
 from dse.evaluation import Point
-from dse.records import PointRecord, TrialRecord
+from dse.records import Design, PointRecord, TrialRecord
 from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection, simulators
 from dse.store import Result
 from faultinj.campaign import run_campaign
@@ -24,6 +25,7 @@ from faultinj.sampling import FaultModel, Plan
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
 from hdl.tile import TileJob, param_words, reference_output, stream_beats
+from quant.method_names import parse_method
 from sim.streams import pack
 from sim.verify import verify
 from trilat.errors import InputError
@@ -33,6 +35,8 @@ from trilat.files import replacing, write_json, write_text
 CAMPAIGNS = (("activations", 1), ("activations", 3), ("pe_activation", 1), ("pe_activation", 3))
 CAMPAIGN_FAULTS = 1000
 CAMPAIGN_IMAGES = 64  # of the test split
+# Where the search's faults are those of weight memories.
+WEIGHT_CAMPAIGNS = (("weights", 1), ("weights", 3), ("pe_activation", 1), ("pe_activation", 3))
 # The search ranks designs at one fault rate; analysed points are measured at these times it, too.
 RATE_FACTORS = (0.3, 3.0)
 VERIFY_FAULTS = 64
@@ -64,7 +68,7 @@ def measure_point(
         InputError: the stage cache no longer holds the trial's network and it cannot be had again.
     """
     design = trial.design
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
     if loaded.network.content_hash() != trial.network_hash:
         raise InputError(
             f"trial {trial.number} of this study was measured on another network: its stage cache "
@@ -77,14 +81,15 @@ def measure_point(
     outcomes = []
     faulty, curve = None, [trial.faulty]
     if campaigns:
-        for factor in RATE_FACTORS:
-            other = min(factor * rate, MAX_RATE)
-            result = accuracy_under_faults(bench, loaded, design.protect, other, "val")[-1]
+        in_weights = bench.settings.faults.site == "weights"
+        limit = min((chip.rate for chip in bench.chips), default=MAX_RATE)
+        for other in sorted({min(factor * rate, limit) for factor in RATE_FACTORS} - {rate}):
+            result = accuracy_under_faults(bench, loaded, design, other, "val")[-1]
             results.append(result)
             curve.append(result.value)
-        faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "test")[-1]
+        faulty = accuracy_under_faults(bench, loaded, design, rate, "test")[-1]
         results.append(faulty)
-        for site, multiplicity in CAMPAIGNS:
+        for site, multiplicity in WEIGHT_CAMPAIGNS if in_weights else CAMPAIGNS:
             result = _campaign(bench, loaded, config, unit, profiled, site, multiplicity)
             outcomes.append(result)
     results += outcomes
@@ -104,7 +109,7 @@ def measure_point(
         campaigns=tuple(result.value for result in outcomes),
         verification=simulated.value if simulated else None,
         folder=str(folder),
-        rebuild=rebuild(bench, config, out / folder),
+        rebuild=rebuild(bench, design, rate, out / folder),
     )
     return Point(record=record, results=tuple(results))
 
@@ -192,16 +197,38 @@ def _verilog(bench: Bench, config: AcceleratorConfig) -> Result:
     return bench.store.run("verilog", inputs, compute)
 
 
-def rebuild(bench: Bench, config: AcceleratorConfig, folder: Path) -> tuple[str, ...]:
-    """Return the commands that rebuild a point's hardware, and the run that gave its network."""
+def rebuild(bench: Bench, design: Design, rate: float, folder: Path) -> tuple[str, ...]:
+    """Return the commands that rebuild a point's hardware, and the run that gave its network.
+
+    With faults in weights also, for an unprotected point, the one that measures it on its chips.
+    """
+    config = design.config(bench.max_k)
     flags = " ".join(
         f"--{name.replace('_', '-')} {value}" for name, value in config.to_json().items()
     )
     return (
         f"python -m hdl.gen {flags} -o {folder / 'accelerator.v'}",
         f"python -m hdl.synth {flags} --family {bench.settings.family}",
+        *_chips_command(bench, design, rate, folder),
         bench.settings.command(),
     )
+
+
+def _chips_command(bench: Bench, design: Design, rate: float, folder: Path) -> tuple[str, ...]:
+    settings, method = bench.settings, parse_method(design.method)
+    if settings.faults.site != "weights" or design.protect != "none":
+        return ()
+    words = ["python", "-m", "faultinj.chips", "--network", str(folder / "network.safetensors")]
+    words += ["--data", settings.data, "--rates", str(rate), "--seed", str(settings.seed)]
+    if settings.chips:
+        words += ["--chip", *map(str, settings.chips)]
+    else:
+        words += ["--chips", str(settings.faults.chips), "--kind", settings.faults.kind]
+    if method.converts:
+        words += ["--faq", "--unrounded", str(folder / UNROUNDED)]
+    if method.policy is not None and not method.faq:
+        words += ["--merge", method.policy]
+    return (shlex.join(words),)
 
 
 def _write_artefacts(
@@ -218,7 +245,8 @@ def _write_artefacts(
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("network.safetensors", "network.onnx"):
+    converted = parse_method(trial.design.method).converts
+    for name in ("network.safetensors", "network.onnx", *([UNROUNDED] if converted else [])):
         _place(loaded.result.folder / name, folder / name, loaded.network.content_hash())
     with replacing(folder / "accelerator.v") as temporary:
         shutil.copyfile(verilog.folder / "accelerator.v", temporary)

@@ -31,16 +31,19 @@ class Design:
     rows: int
     cols: int
     dataflow: str = "ws"
+    requant: str = "shift"
 
     def label(self) -> str:
         """Return a short name, e.g. ``W4A8 clip 16x8``.
 
-        The method is named where it is not QAT, the dataflow where it is not weight-stationary.
+        The method is named where it is not QAT, the dataflow where it is not weight-stationary,
+        requantization where it is not by shifts.
         """
         method = "" if self.method == "qat" else f" {self.method}"
         dataflow = "" if self.dataflow == "ws" else f" {self.dataflow}"
         widths = f"W{self.weight_bits}A{self.act_bits}"
-        return f"{widths}{method} {self.protect} {self.rows}x{self.cols}{dataflow}"
+        requant = "" if self.requant == "shift" else f" {self.requant}"
+        return f"{widths}{requant}{method} {self.protect} {self.rows}x{self.cols}{dataflow}"
 
     def config(self, max_k: int) -> AcceleratorConfig:
         """Return the accelerator of this design for networks with reductions up to `max_k`."""
@@ -52,6 +55,7 @@ class Design:
             weight_bits=self.weight_bits,
             max_k=max_k,
             protect=self.protect,
+            requant=self.requant,
         )
 
 
@@ -73,7 +77,8 @@ class TrialRecord:
         design: what was evaluated.
         objectives: one value per name in `OBJECTIVES`.
         accuracy_interval: Wilson 95 % interval of the fault-free accuracy.
-        faulty: a `faultinj.campaign.RateResult` as JSON (mean, std, min, max, ci_low, ...).
+        faulty: a `faultinj.campaign.RateResult` as JSON (mean, std, min, max, ci_low, ...), or over
+            chips `dse.weight_faults.as_faulty`, with the same names and ``"site": "weights"``.
         cost: a `hdl.synth.Cost` as JSON.
         cycles: array cycles per inference at batch 1, streams never starved.
         stages: cost per stage, in order.
@@ -146,8 +151,10 @@ class RunRecord:
         data: name, sizes of the splits, classes, fingerprint.
         model: name, input shape, float accuracies (percent), weights' origin, and `agreement`: per
             network {weight_bits, act_bits, method, layers, images, words, equal}, the stored words
-            in which Brevitas, ONNX and the integer engine were compared.
-        rate: fault rate per stored activation bit and how it was chosen.
+            in which Brevitas, ONNX and the integer engine were compared; with multipliers, each
+            layer on the engine's inputs, {..., brevitas_off, onnx_off, largest} for equal.
+        rate: fault rate per stored activation bit and how it was chosen; with ``"site": "weights"``
+            the share of faulty cells, and the chips.
         versions: of trilat and of every tool that decides a figure.
         trials: all finished ones, by number.
         points: the reported ones.
@@ -156,6 +163,9 @@ class RunRecord:
         stages: per stage: runs, reuses, seconds.
         seconds: wall-clock of the search so far.
         notes: what is not modelled, said in every report.
+        voltage: with faults in weights, for each method's most reliable trial, the chosen one and
+            the widest unprotected one `faulty` from rate to rate: ``{"number": trial, "results":
+            [...]}``, by number.
     """
 
     name: str
@@ -172,6 +182,7 @@ class RunRecord:
     stages: dict[str, dict[str, float]]
     seconds: float
     notes: tuple[str, ...] = field(default_factory=tuple)
+    voltage: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-able data."""
@@ -196,4 +207,5 @@ class RunRecord:
         )
         data["hypervolume"] = tuple(data["hypervolume"])
         data["notes"] = tuple(data["notes"])
+        data["voltage"] = tuple(data.get("voltage", ()))
         return RunRecord(**data)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dse import charts, fault_charts, findings, knob_charts, text
+from dse import charts, fault_charts, findings, knob_charts, text, voltage
 from dse.records import OBJECTIVES, RunRecord, TrialRecord
 from dse.tables import pareto_rows, print_summary, to_csv
 from trilat.errors import InputError, run_command
@@ -26,7 +26,7 @@ _FIRST_PAIR = ("faulty_accuracy", "lut_equivalent")
 
 
 def write_report(record: RunRecord, folder: Path) -> Path:
-    """Write report.html, pareto.csv and pareto.json into the run folder; return the report's path.
+    """Write report.html and its tables into the run folder; return the report's path.
 
     Args:
         record: of the run, finished or not.
@@ -35,6 +35,8 @@ def write_report(record: RunRecord, folder: Path) -> Path:
     rows = pareto_rows(record)
     write_text(folder / "pareto.csv", to_csv(rows))
     write_json(folder / "pareto.json", rows)
+    if held := voltage.rows(record):
+        write_text(folder / "voltage.csv", to_csv(held))
     path = folder / "report.html"
     write_text(path, render(record))
     return path
@@ -84,7 +86,7 @@ def _script_json(value: Any) -> str:
 
 
 def _rate_print(result: dict[str, Any]) -> str:
-    # Interval, then range over repetitions, of a RateResult.
+    # Interval, then range over repetitions (or chips), of accuracy under faults.
     bounds = text.interval((result.get("ci_low"), result.get("ci_high")))
     if not bounds:
         return ""
@@ -100,10 +102,6 @@ def _context(record: RunRecord) -> dict[str, Any]:
     exposure_rows = [(trial, by_site) for trial, by_site in exposed if by_site]
     sites = list(dict.fromkeys(site for _trial, by_site in exposure_rows for site in by_site))
     name, data = (str(source.get("name", "?")) for source in (record.model, record.data))
-    rate = record.rate.get("rate")
-    repetitions = sorted(
-        {t.faulty["repetitions"] for t in record.trials if "repetitions" in t.faulty}
-    )
     return {
         "record": record,
         "title": f"{name} on {data}",
@@ -116,14 +114,17 @@ def _context(record: RunRecord) -> dict[str, Any]:
             for a, b in sorted(charts.PAIRS, key=lambda pair: pair != _FIRST_PAIR)
         ],
         "first_pair": charts.pair_name(*_FIRST_PAIR),
-        "repetitions": repetitions[-1] if repetitions else None,
+        "repeated_over": findings.repeated_over(record),
+        "in_weights": findings.in_weights(record),
+        "curves": voltage.curves(record),
+        "saved": voltage.sentence(record),
         "rows": rows,
         "bram": charts.bram_unit(record.trials),
         "scope": _sentence(next((t.cost["scope"] for t, _p in rows if t.cost.get("scope")), "")),
         "effects": findings.knob_effects(record),
         "knob_names": findings.KNOBS,
         "protection": findings.protection_sentence(record),
-        "rate_text": f"{rate:.2g} flips per stored bit" if isinstance(rate, int | float) else "",
+        "rate_text": findings.rate_words(record),
         "outcome_blocks": blocks,
         "outcome_points": list({b["number"]: b["label"] for b in blocks}.items()),
         "outcome_flips": sorted({block["flips"] for block in blocks}),
@@ -142,7 +143,9 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "disagreements": _disagreements(rows),
         "agreement": record.model.get("agreement"),
         "agreement_gap": any(
-            "words" in found and found.get("equal") != found["words"]
+            found.get("largest", 0) > 1
+            if "largest" in found
+            else "words" in found and found.get("equal") != found["words"]
             for found in record.model.get("agreement") or ()
         ),
         "model": {key: value for key, value in record.model.items() if key != "agreement"},
@@ -185,6 +188,7 @@ def _figures(record: RunRecord, choice: TrialRecord | None) -> dict[str, charts.
         "trial-seconds": charts.trial_seconds(record),
         "rates": fault_charts.rate_figure(record),
         "exposure": fault_charts.exposure_figure(record),
+        "voltage": voltage.voltage_figure(record),
     }
     figures.update({name: figure for name, figure in optional.items() if figure["data"]})
     if record.hypervolume:

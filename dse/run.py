@@ -82,7 +82,11 @@ def run(
         "model": settings.model,
         "data": stages.data.get("name", settings.data),
         "weights": settings.weights is not None,
-        "faults": settings.flags()["faults"],
+        **{
+            name: value
+            for name, value in settings.flags().items()
+            if name == "faults" or (name in ("fault_kind", "chips") and value is not None)
+        },
         "seed": settings.seed,
         "family": settings.family,
         **stages.identity,

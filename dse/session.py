@@ -48,6 +48,7 @@ class Session:
         self.before = _seconds_of(out / RECORD)
         self.model: dict[str, Any] = {}
         self.rate: dict[str, Any] = {}
+        self.voltage: tuple[dict[str, Any], ...] = ()
 
     def run(self, write_report: Report) -> RunRecord:
         """Search, measure the front, report."""
@@ -65,6 +66,7 @@ class Session:
             self.rate = rate.value
             self._use(rate.results)
             self._search()
+            self._curves()
             record = self._points()
         path = write_report(record, self.out)
         print_summary(record, self.console, path)
@@ -104,6 +106,27 @@ class Session:
                 f"{len(trials) + 1}/{settings.trials}" + ("  cached" if reused else ""),
                 soft_wrap=True,
             )
+
+    def _curves(self) -> None:
+        """Measure what each method holds at which supply voltage, where weights are at fault."""
+        if self.settings.faults.site != "weights":
+            return
+        trials = self._record(()).trials
+        best: dict[str, TrialRecord] = {}
+        for trial in sorted(trials, key=_most_reliable_first):
+            best.setdefault(trial.design.method, trial)
+        baseline = [t for t in trials if t.design == self.settings.space.widest()]
+        chosen = [trials[number] for number in self._by_interest(trials)[:1]]
+        # The array does not change what weights do: one design per network and protection.
+        distinct: dict[Design, TrialRecord] = {}
+        for trial in (*chosen, *baseline, *best.values()):
+            distinct.setdefault(replace(trial.design, rows=0, cols=0, dataflow=""), trial)
+        curves = []
+        for trial in sorted(distinct.values(), key=lambda trial: trial.number):
+            curve = self.stages.curve(trial, self.rate["rate"])
+            self._use(curve.results)
+            curves.append(curve.value)
+        self.voltage = tuple(curves)
 
     def _points(self) -> RunRecord:
         record = self._record(())
@@ -182,7 +205,14 @@ class Session:
             stages=_stage_costs(uses),
             seconds=round(seconds, 1),
             notes=self.stages.notes,
+            voltage=self.voltage,
         )
+
+
+def _most_reliable_first(trial: TrialRecord) -> tuple[float, float, float, int]:
+    value = trial.objectives
+    cost = (-value["faulty_accuracy"], -value["accuracy"], value["lut_equivalent"])
+    return (*cost, trial.number)
 
 
 def _in_order(points: list[PointRecord]) -> tuple[PointRecord, ...]:
@@ -193,7 +223,12 @@ def disagreements(record: RunRecord) -> list[str]:
     """Return, in sentences, where forms of a network that must be equal are not."""
     found = []
     for counts in record.model["agreement"]:
-        if counts["equal"] != counts["words"]:
+        if "largest" in counts:
+            if counts["largest"] > 1:
+                name = f"W{counts['weight_bits']}A{counts['act_bits']} mult"
+                largest = counts["largest"]
+                found.append(f"{name}: Brevitas or ONNX are {largest} off the engine in a layer")
+        elif counts["equal"] != counts["words"]:
             name = f"W{counts['weight_bits']}A{counts['act_bits']}"
             wrong = counts["words"] - counts["equal"]
             found.append(f"{name}: Brevitas, ONNX and engine differ in {wrong} words")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dse.space import Space, parse_space
+from faultinj.random_maps import MAP_KINDS
 from hdl.families import FAMILIES
 from quant.method_names import HELP, parse_method
 from trilat.errors import InputError, unknown_name
@@ -21,6 +22,8 @@ from trilat.errors import InputError, unknown_name
 DEFAULT_TRIALS = 24
 NEEDED_BYTES = 500_000_000
 VERIFY = ("best", "all", "none")
+FAULT_SITES = ("activations", "weights")
+DEFAULT_CHIPS = 20
 
 _DESCRIPTION = """\
 Search the trade-off between accuracy, accuracy under faults, area and time of one quantized
@@ -32,6 +35,8 @@ examples:
   python -m dse.run --model vgg11 --bits 4,8
   python -m dse.run --model lenet5 --data mnist --bits 2,4,8 --rows 8,16 --cols 8,16 --trials 40
   python -m dse.run --model nets/mine.py:build --data data/mine --weights mine.safetensors
+  python -m dse.run --model lenet5 --faults weights --fault-kind stuck --protect none \\
+      --method qat,qat+faq,clip:0.1+randbet:0.01
   make dse MODEL=vgg11 BITS=4,8        # the same flags as variables; sets up .venv first
 
 The run folder gets report.html, pareto.csv, pareto.json, run.json, study.journal (Optuna) and
@@ -43,6 +48,25 @@ exit code: 0 done, 2 bad input (one line says what, nothing is written), 130 int
 
 
 @dataclass(frozen=True, kw_only=True)
+class Faults:
+    """The faults under which a design's accuracy is an objective.
+
+    Attributes:
+        site: ``activations`` (every inference meets flips of its own) or ``weights`` (chips whose
+            weight memories have faulty cells, the same chips for all designs).
+        rate: per stored activation bit, or share of faulty cells; None to calibrate it, or with
+            chip files to take theirs.
+        kind: of the cells of drawn chips, of `faultinj.random_maps.MAP_KINDS`.
+        chips: how many are drawn.
+    """
+
+    site: str = "activations"
+    rate: float | None = None
+    kind: str = "flip"
+    chips: int = DEFAULT_CHIPS
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The checked flags.
 
@@ -51,13 +75,14 @@ class Settings:
         space: what the search may choose from.
         weights: trained float weights, or None to train.
         trials: distinct designs to evaluate, at most the size of the space.
-        faults: fault rate per stored activation bit, or None to calibrate it.
+        faults: of the objective.
         seed: of every random choice.
         out: run folder.
         jobs: cores to use.
         verify: which points are simulated in RTL: ``best``, ``all`` or ``none``.
         family: target of synthesis.
-        chips: chip files that the method ``retrain`` trains for.
+        chips: chip files that the method ``retrain`` trains for, and that faults in weights are
+            those of.
     """
 
     model: str
@@ -65,7 +90,7 @@ class Settings:
     space: Space
     weights: Path | None
     trials: int
-    faults: float | None
+    faults: Faults
     seed: int
     out: Path
     jobs: int
@@ -75,7 +100,8 @@ class Settings:
 
     def flags(self) -> dict[str, Any]:
         """Return every flag by name, as the record and the report show them."""
-        space = self.space
+        space, faults = self.space, self.faults
+        drawn = faults.site == "weights" and not self.chips
         return {
             "model": self.model,
             "bits": _join(sorted({*space.weight_bits, *space.act_bits})),
@@ -87,7 +113,10 @@ class Settings:
             "protect": _join(space.protect),
             "method": _join(space.method),
             "dataflow": _join(space.dataflow),
-            "faults": "auto" if self.faults is None else self.faults,
+            "requant": _join(space.requant),
+            "faults": _faults_flag(faults),
+            "fault_kind": faults.kind if drawn else None,
+            "chips": faults.chips if drawn else None,
             "seed": self.seed,
             "out": str(self.out),
             "jobs": self.jobs,
@@ -101,12 +130,18 @@ class Settings:
         words = ["python", "-m", "dse.run"]
         for name, value in self.flags().items():
             if value is not None and name != "jobs":
-                words += [f"--{name}", str(value)]
+                words += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(words)
 
 
 def _join(values: Any) -> str:
     return ",".join(str(value) for value in values)
+
+
+def _faults_flag(faults: Faults) -> str | float:
+    if faults.site == "activations":
+        return "auto" if faults.rate is None else faults.rate
+    return "weights" if faults.rate is None else f"weights:{faults.rate}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,14 +185,16 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--method",
         default="qat",
-        help=f"how networks are quantized; several, separated by commas, are a knob: {HELP} "
+        help=f"how networks are quantized; several, separated by commas, are a knob: {HELP}; with "
+        "faults in weights +faq as well, as in qat+faq: codes chosen for each chip's stuck cells "
         "(default: %(default)s)",
     )
     what.add_argument(
         "--chip",
         default="",
         metavar="FILE,FILE",
-        help="chip files of python -m faultinj.chips, whose merged fault map retrain trains for",
+        help="chip files of python -m faultinj.chips: retrain trains for their merged fault map, "
+        "and --faults weights takes them in place of drawn chips",
     )
     space = result.add_argument_group("design space (comma-separated lists)")
     space.add_argument(
@@ -183,6 +220,13 @@ def parser() -> argparse.ArgumentParser:
         help="array: ws (weight-stationary), os (output-stationary), or both as a knob: ws,os "
         "(default: %(default)s)",
     )
+    space.add_argument(
+        "--requant",
+        default="shift",
+        help="how a sum becomes a code: shift (scales are powers of two), mult (a multiplier per "
+        "output channel; methods qat and ptq), or both as a knob: shift,mult "
+        "(default: %(default)s)",
+    )
     search = result.add_argument_group("search")
     search.add_argument(
         "--trials",
@@ -194,8 +238,20 @@ def parser() -> argparse.ArgumentParser:
         "--faults",
         default="auto",
         metavar="RATE",
-        help="probability that a stored activation bit flips, or auto: calibrated so that the "
-        "widest unprotected design loses about 10 points (default: %(default)s)",
+        help="of the second objective: probability that a stored activation bit flips, or auto: "
+        "calibrated so that the widest unprotected design loses about 10 points; weights or "
+        "weights:RATE: share of faulty cells of weight memories, over chips (default: %(default)s)",
+    )
+    search.add_argument(
+        "--fault-kind",
+        metavar="KIND",
+        help=f"what the cells of drawn chips do, with --faults weights: {', '.join(MAP_KINDS)} "
+        "(at either value) (default: flip)",
+    )
+    search.add_argument(
+        "--chips",
+        metavar="N",
+        help=f"chips to draw, with --faults weights (default: {DEFAULT_CHIPS})",
     )
     search.add_argument(
         "--family",
@@ -231,6 +287,7 @@ def parse(argv: list[str] | None = None) -> Settings:
         protect=args.protect,
         method=args.method,
         dataflow=args.dataflow,
+        requant=args.requant,
     )
     for kind, name, accepted in (
         ("family", args.family, sorted(FAMILIES)),
@@ -240,14 +297,16 @@ def parse(argv: list[str] | None = None) -> Settings:
             raise unknown_name(kind, name, list(accepted))
     if args.weights is not None and not Path(args.weights).is_file():
         raise InputError(f"weights must be a .safetensors file, and there is no {args.weights!r}")
-    chips = _chips(args.chip, space)
+    chips = _chips(args.chip)
+    faults = _faults(args.faults, args.fault_kind, args.chips, files=bool(chips))
+    _check_methods(space, faults, files=bool(chips))
     return Settings(
         model=args.model,
         data=args.data,
         space=space,
         weights=Path(args.weights) if args.weights else None,
         trials=min(_integer("trials", args.trials, 1), len(space.designs())),
-        faults=_rate(args.faults),
+        faults=faults,
         seed=_integer("seed", args.seed, 0),
         out=Path(args.out) if args.out else default_out(args.model, args.data, args.bits),
         jobs=_integer("jobs", args.jobs, 1),
@@ -257,17 +316,54 @@ def parse(argv: list[str] | None = None) -> Settings:
     )
 
 
-def _chips(text: str, space: Space) -> tuple[Path, ...]:
+def _chips(text: str) -> tuple[Path, ...]:
     chips = tuple(Path(word.strip()) for word in text.split(",") if word.strip())
     for path in chips:
         if not path.is_file():
             raise InputError(f"chip must be chip files separated by commas; there is no {path}")
-    wanted = any(parse_method(name).policy is not None for name in space.method)
-    if wanted and not chips:
-        raise InputError("method retrain needs the fault map of a chip (--chip FILE)")
-    if chips and not wanted:
-        raise InputError("--chip is for the method retrain")
     return chips
+
+
+def _faults(text: str, kind: str | None, count: str | None, *, files: bool) -> Faults:
+    site, colon, rate = text.partition(":")
+    if site not in FAULT_SITES:
+        site, colon, rate = "activations", "", text
+    for flag, value in (("--fault-kind", kind), ("--chips", count)):
+        if value is not None and site != "weights":
+            raise InputError(f"{flag} is for --faults weights")
+        if value is not None and files:
+            raise InputError(f"{flag} is for drawn chips, not for those of --chip")
+    if kind is not None and kind not in MAP_KINDS:
+        raise unknown_name("fault-kind", kind, list(MAP_KINDS))
+    return Faults(
+        site=site,
+        rate=_rate(rate if rate or colon else "auto"),
+        kind=kind or "flip",
+        chips=DEFAULT_CHIPS if count is None else _integer("chips", count, 1),
+    )
+
+
+def _check_methods(space: Space, faults: Faults, *, files: bool) -> None:
+    """Raise InputError for a method without the chips that it needs, or chips without a use."""
+    methods = [parse_method(name) for name in space.method]
+    retrain = any(method.policy is not None for method in methods)
+    if retrain and not files:
+        raise InputError("method retrain needs the fault map of a chip (--chip FILE)")
+    if files and not retrain and faults.site != "weights":
+        raise InputError("--chip is for the method retrain and for --faults weights")
+    for method in methods:
+        if "mult" in space.requant and not parse_method(method.training).plain:
+            raise InputError(f"--requant mult goes with the methods qat and ptq, not {method.name}")
+        if method.faq and faults.site != "weights":
+            raise InputError(
+                f"method {method.name}: faq chooses codes for chips with faulty weight memories "
+                "(--faults weights --fault-kind stuck)"
+            )
+        if method.faq and not files and faults.kind == "flip":
+            raise InputError(
+                f"method {method.name}: faq is for stuck cells (--fault-kind stuck); a known cell "
+                "that flips is undone by storing the inverse"
+            )
 
 
 def default_out(model: str, data: str, bits: str) -> Path:
@@ -297,7 +393,8 @@ def _rate(text: str) -> float | None:
         value = math.nan
     if not 0 < value < 1:
         raise InputError(
-            f"faults must be auto or a rate per bit between 0 and 1, e.g. 1e-4, not {text!r}"
+            "faults must be auto or a rate per bit between 0 and 1, e.g. 1e-4, or weights or "
+            f"weights:RATE for faulty weight memories, not {text!r}"
         )
     return value
 

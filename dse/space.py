@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dse.records import Design
-from hdl.config import DATAFLOWS, PROTECTIONS, AcceleratorConfig
+from hdl.config import DATAFLOWS, PROTECTIONS, REQUANTS, AcceleratorConfig
 from quant.method_names import METHODS, parse_method
 from trilat.errors import InputError, unknown_name
 
@@ -20,7 +20,7 @@ STARTUP = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Every combination of the values of seven knobs. Field names are those of `Design`.
+    """Every combination of the values of eight knobs. Field names are those of `Design`.
 
     Attributes:
         method: full names of `quant.method_names`.
@@ -28,6 +28,7 @@ class Space:
         protect: protection units, of `hdl.config.PROTECTIONS`.
         rows, cols: array sizes 1..64, ascending.
         dataflow: of `hdl.config.DATAFLOWS`.
+        requant: of `hdl.config.REQUANTS`.
     """
 
     method: tuple[str, ...]
@@ -37,16 +38,32 @@ class Space:
     rows: tuple[int, ...]
     cols: tuple[int, ...]
     dataflow: tuple[str, ...] = ("ws",)
+    requant: tuple[str, ...] = ("shift",)
 
     def knobs(self) -> dict[str, tuple[str, ...] | tuple[int, ...]]:
-        """Return the values of each knob by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return the values of each knob by name.
+
+        Requantization is one where it is not left at shifts: studies older than it go on.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.requant == ("shift",):
+            del values["requant"]
+        return values
 
     def designs(self) -> tuple[Design, ...]:
         """Return every design, in a fixed order."""
         return tuple(
-            Design(method=m, weight_bits=w, act_bits=a, protect=p, rows=r, cols=c, dataflow=d)
-            for m, w, a, p, r, c, d in itertools.product(
+            Design(
+                method=m,
+                weight_bits=w,
+                act_bits=a,
+                protect=p,
+                rows=r,
+                cols=c,
+                dataflow=d,
+                requant=q,
+            )
+            for m, w, a, p, r, c, d, q in itertools.product(
                 self.method,
                 self.weight_bits,
                 self.act_bits,
@@ -54,6 +71,7 @@ class Space:
                 self.rows,
                 self.cols,
                 self.dataflow,
+                self.requant,
             )
         )
 
@@ -67,6 +85,7 @@ class Space:
             rows=self.rows[-1],
             cols=self.cols[-1],
             dataflow=self.dataflow[0],
+            requant=self.requant[0],
         )
 
     def startup(self, seed: int) -> tuple[Design, ...]:
@@ -103,11 +122,19 @@ class Space:
             rows=size[0],
             cols=size[1],
             dataflow=self.dataflow[0],
+            requant=self.requant[0],
         )
 
 
 def parse_space(
-    *, bits: str, rows: str, cols: str, protect: str, method: str, dataflow: str = "ws"
+    *,
+    bits: str,
+    rows: str,
+    cols: str,
+    protect: str,
+    method: str,
+    dataflow: str = "ws",
+    requant: str = "shift",
 ) -> Space:
     """Return the space that comma-separated lists describe; duplicates count once.
 
@@ -131,6 +158,7 @@ def parse_space(
         rows=row_values,
         cols=col_values,
         dataflow=_names("dataflow", dataflow, DATAFLOWS),
+        requant=_names("requantization", requant, REQUANTS),
     )
 
 

@@ -19,11 +19,18 @@ from platform import python_version
 from typing import Any
 
 from dse.background import Background, command
-from dse.bench import Bench, Loaded, codes, describe_model, key, network, open_bench
+from dse.bench import Bench, Loaded, chip_files, codes, describe_model, key, network, open_bench
 from dse.evaluation import Answer, Evaluation, Stages
-from dse.records import Design
+from dse.records import Design, TrialRecord
 from dse.settings import Settings
 from dse.store import Result, Store
+from dse.weight_faults import (
+    accuracy_on_chips,
+    chip_rate,
+    curve_rates,
+    describe,
+    goes_on,
+)
 from faultinj.lowering import gemm_shape
 from faultinj.protection import Bounds, Protection, forward, profile_bounds
 from faultinj.rate import accuracy_under_rate, calibrate_rate
@@ -45,6 +52,10 @@ REPETITIONS = 6  # fault maps per image
 PROFILE_IMAGES = 1024  # of the training split, for the protection's bounds
 GRANULARITY = "channel"  # of the output bounds: the accelerator holds one pair per column
 
+WEIGHT_NOTES = (
+    "Energy is that of SRAM accesses alone, by published figures of 14 nm arrays (RandBET, 2021).",
+    "Biases and activations are in no faulty memory.",
+)
 NOTES = (
     "Upsets of configuration memory, the dominant class in SRAM FPGAs, are not modelled.",
     "Transients in combinational logic are not modelled.",
@@ -63,7 +74,7 @@ def open_stages(settings: Settings, store: Store, progress: Progress) -> Stages:
     bench = open_bench(settings, store, progress)
     data = bench.data
     return Stages(
-        identity=bench.origin,
+        identity=bench.origin | ({"chip": chip_files(bench)["files"]} if bench.chips else {}),
         data={
             "name": data.name,
             "train": len(data.train),
@@ -74,13 +85,14 @@ def open_stages(settings: Settings, store: Store, progress: Progress) -> Stages:
             "notes": " ".join(data.notes),
         },
         versions={"python": python_version()} | {name: version(name) for name in _VERSIONED},
-        notes=NOTES,
+        notes=NOTES + (WEIGHT_NOTES if settings.faults.site == "weights" else ()),
         ahead=lambda designs: ahead(bench, designs),
         build_ahead=lambda designs: build_ahead(bench, designs),
         model=lambda: describe_model(bench),
         rate=lambda: fault_rate(bench),
         evaluate=lambda design, rate: evaluate(bench, design, rate),
         point=lambda *arguments: measure_point(bench, *arguments),
+        curve=lambda trial, rate: voltage_curve(bench, trial, rate),
     )
 
 
@@ -147,10 +159,12 @@ def protection(bench: Bench, loaded: Loaded, kind: str) -> tuple[Protection, tup
 def fault_rate(bench: Bench) -> Answer:
     """Return the fault rate of the search: the user's, or the calibrated one."""
     settings = bench.settings
-    if settings.faults is not None:
-        return Answer(value={"rate": settings.faults, "how": "given by the user"}, results=())
+    if settings.faults.site == "weights":
+        return _weight_fault_rate(bench)
+    if settings.faults.rate is not None:
+        return Answer(value={"rate": settings.faults.rate, "how": "given by the user"}, results=())
     design = settings.space.widest()
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
 
     def compute(folder: Path) -> float:
         images, labels = codes(bench, loaded, "val", RATE_IMAGES)
@@ -178,6 +192,25 @@ def fault_rate(bench: Bench) -> Answer:
         "unit": "probability that a stored activation bit (or image bit) flips, per inference",
     }
     return Answer(value=value, results=(loaded.result, result))
+
+
+def _weight_fault_rate(bench: Bench) -> Answer:
+    settings = bench.settings
+    design = settings.space.widest()
+    loaded = network(bench, design)
+    found = chip_rate(bench, loaded, TARGET_DROP)
+    value = {
+        "site": "weights",
+        "unit": "share of a weight memory's cells that are faulty",
+        **describe(bench, loaded.network),
+    }
+    if isinstance(found, float):
+        how = "given by the user" if settings.faults.rate is not None else "of the chip files"
+        return Answer(value={"rate": found, "how": how, **value}, results=(loaded.result,))
+    name = f"W{design.weight_bits}A{design.act_bits}"
+    how = f"the unprotected {name} network loses about {TARGET_DROP:g} points at it"
+    value = {"rate": found.value, "how": how, "target_drop": TARGET_DROP, **value}
+    return Answer(value=value, results=(loaded.result, found))
 
 
 def accuracy(bench: Bench, loaded: Loaded, kind: str, split: str) -> tuple[Result, ...]:
@@ -211,10 +244,15 @@ def accuracy(bench: Bench, loaded: Loaded, kind: str, split: str) -> tuple[Resul
 
 
 def accuracy_under_faults(
-    bench: Bench, loaded: Loaded, kind: str, rate: float, split: str
+    bench: Bench, loaded: Loaded, design: Design, rate: float, split: str
 ) -> tuple[Result, ...]:
-    """Return the stages of the accuracy under the fault rate; the last value is a RateResult."""
+    """Return the stages of the accuracy under the fault rate; the last value is `faulty`."""
+    kind = design.protect
     unit, profiled = protection(bench, loaded, kind)
+    if bench.settings.faults.site == "weights":
+        inputs = fault_inputs(bench, loaded, kind, profiled)
+        found = accuracy_on_chips(bench, loaded, design.method, unit, inputs, rate, split)
+        return (*profiled, found)
 
     def compute(folder: Path) -> dict[str, Any]:
         images, labels = codes(bench, loaded, split, RATE_IMAGES)
@@ -288,11 +326,31 @@ def cycles(loaded: Loaded, config: AcceleratorConfig) -> int:
     return network_cycles(config, shapes)
 
 
+def voltage_curve(bench: Bench, trial: TrialRecord, rate: float) -> Answer:
+    """Return a design's accuracy over chips from low fault rates on, until too much is lost.
+
+    Args:
+        bench: of the run.
+        trial: the design's.
+        rate: of the search, one of the curve's.
+    """
+    design = trial.design
+    loaded = network(bench, design)
+    results: list[Result] = []
+    values: list[dict[str, Any]] = []
+    for one in curve_rates(bench, rate):
+        results += accuracy_under_faults(bench, loaded, design, one, "val")
+        values.append(results[-1].value)
+        if not goes_on(values[-1]):
+            break
+    return Answer(value={"number": trial.number, "results": values}, results=tuple(results))
+
+
 def evaluate(bench: Bench, design: Design, rate: float) -> Evaluation:
     """Measure one design on the validation split."""
-    loaded = network(bench, design.method, design.weight_bits, design.act_bits)
+    loaded = network(bench, design)
     clean = accuracy(bench, loaded, design.protect, "val")
-    faulty = accuracy_under_faults(bench, loaded, design.protect, rate, "val")
+    faulty = accuracy_under_faults(bench, loaded, design, rate, "val")
     config = design.config(bench.max_k)
     start = time.monotonic()
     count = cycles(loaded, config)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dse import voltage
 from dse.findings import chosen, front, points_by_number
 from dse.records import PointRecord, RunRecord, TrialRecord
 from dse.text import DASH, brief, number
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 def pareto_rows(record: RunRecord) -> list[dict[str, Any]]:
     """Return one flat row per point of the front; units are in the names, unmeasured is None.
 
-    Intervals are 95 %: Wilson for accuracies, bootstrap over repetitions under faults.
+    Intervals are 95 %: Wilson for accuracies, bootstrap over repetitions (chips) under faults.
     """
     points = points_by_number(record)
     best = chosen(record)
-    return [_row(trial, points.get(trial.number), trial == best) for trial in front(record)]
+    kind = record.rate.get("kind")
+    return [_row(trial, points.get(trial.number), trial == best, kind) for trial in front(record)]
 
 
-def _row(trial: TrialRecord, point: PointRecord | None, is_chosen: bool) -> dict[str, Any]:
+def _row(
+    trial: TrialRecord, point: PointRecord | None, is_chosen: bool, kind: str | None
+) -> dict[str, Any]:
     design, cost = trial.design, trial.cost
     test_interval = point.test_interval if point else (None, None)
     verification = (point.verification if point else None) or {}
@@ -42,6 +46,7 @@ def _row(trial: TrialRecord, point: PointRecord | None, is_chosen: bool) -> dict
         "rows": design.rows,
         "cols": design.cols,
         "dataflow": design.dataflow,
+        "requant": design.requant,
         "accuracy_val_percent": trial.objectives["accuracy"],
         "accuracy_val_ci95_low_percent": trial.accuracy_interval[0],
         "accuracy_val_ci95_high_percent": trial.accuracy_interval[1],
@@ -52,6 +57,7 @@ def _row(trial: TrialRecord, point: PointRecord | None, is_chosen: bool) -> dict
         **_faulty("test", (point.test_faulty if point else None) or {}),
         "fault_rate_per_stored_bit": trial.faulty.get("rate"),
         "fault_repetitions": trial.faulty.get("repetitions"),
+        **_on_chips(trial.faulty, kind),
         "area_lut_equivalent": trial.objectives["lut_equivalent"],
         "lut": cost.get("lut"),
         "ff": cost.get("ff"),
@@ -85,6 +91,26 @@ def _faulty(split: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _on_chips(faulty: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    """Return what is known of weight memories beside the accuracy; nothing for other faults."""
+    if faulty.get("site") != "weights":
+        return {}
+    robust = faulty["robust"]
+    return {
+        "fault_site": "weights",
+        "fault_kind": kind,
+        "fault_chips": faulty["chips"],
+        "fault_aware_codes": faulty["conversion"],
+        "stored_weight_bits": faulty["bits"],
+        "bits_read_wrong_share": faulty["flipped_bits"],
+        "accuracy_robust_val_mean_percent": robust["mean"],
+        "accuracy_robust_val_ci95_low_percent": robust["ci_low"],
+        "accuracy_robust_val_ci95_high_percent": robust["ci_high"],
+        "sram_voltage_over_vmin": faulty["voltage"],
+        "sram_energy_saved_per_access_percent": 100 * faulty["energy_saved"],
+    }
+
+
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows of equal keys as CSV with a heading; nothing for no rows, None as empty."""
     if not rows:
@@ -111,7 +137,7 @@ def print_summary(record: RunRecord, console: Console, report: Path | None = Non
     if trials:
         points, best = points_by_number(record), chosen(record)
         table = Table(title=f"Pareto front of {record.name}", title_justify="left", box=SIMPLE)
-        table.add_column("Design", no_wrap=True)
+        table.add_column("Design", overflow="fold")
         for heading in ("Accuracy %", "Faulty %", "Test %", "LUT-eq", "µs"):
             table.add_column(heading, justify="right", no_wrap=True)
         for trial in trials:
@@ -132,6 +158,8 @@ def print_summary(record: RunRecord, console: Console, report: Path | None = Non
             point = points.get(trial.number)
             if point and point.verification:
                 console.print(f"RTL of {trial.design.label()}: {_agreement(point.verification)}")
+        if saved := voltage.sentence(record):
+            console.print(saved)
     else:
         console.print("No trial has finished: the front is empty.")
     if report is not None:

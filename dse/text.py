@@ -17,8 +17,13 @@ PROTECTIONS = {
     "zero": "zero protection",
 }
 METHODS = {"qat": "quantization-aware training", "ptq": "post-training quantization"}
+REQUANTS = {"mult": ", a multiplier per output channel"}
 DATAFLOWS = {"ws": "", "os": "output-stationary "}
-SITES = {"activations": "Stored activations", "pe_activation": "PE activation registers"}
+SITES = {
+    "activations": "Stored activations",
+    "weights": "Stored weights",
+    "pe_activation": "PE activation registers",
+}
 OUTCOMES = {
     "masked": "masked",
     "sdc_noncritical": "SDC, not critical",
@@ -158,11 +163,18 @@ def fact(value: Any, name: str) -> str:
     return duration(value) if name.endswith("seconds") else plain(value)
 
 
+def method_in_words(name: str) -> str:
+    """Return a training method as a phrase."""
+    base = name.removesuffix("+faq")
+    words = METHODS.get(base, base)
+    return words if base == name else f"{words}, codes chosen for each chip's stuck cells"
+
+
 def in_words(design: Design) -> str:
     """Return a design as a phrase."""
     return (
         f"{design.weight_bits}-bit weights and {design.act_bits}-bit activations "
-        f"({METHODS.get(design.method, design.method)}), "
+        f"({method_in_words(design.method)}{REQUANTS.get(design.requant, '')}), "
         f"{PROTECTIONS.get(design.protect, design.protect)}, "
         f"on a {design.rows}×{design.cols} {DATAFLOWS.get(design.dataflow, design.dataflow)}array"
     )

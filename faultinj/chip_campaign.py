@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from faultinj.protection import UNPROTECTED, Protection, run_node
+from faultinj.random_maps import RandomChips
+from faultinj.rate import find_rate
 from faultinj.sram import voltage_at
 from faultinj.stats import bootstrap_interval
 from quant import engine
 from quant.chip_training import merge_maps
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
-from quant.network import IntegerNetwork
+from quant.network import IntegerNetwork, Node
 from quant.weight_memory import (
     WeightFaults,
     WeightMapping,
@@ -59,7 +62,7 @@ class ChipResult:
         chips, images: how many.
         seed: of the bootstrap; that of the chips is in their origin.
         faq: whether the codes were chosen for each chip.
-        clean: accuracy without faults, in percent.
+        clean: accuracy without faults, of the same (protected) design, in percent.
         plain: accuracy under faults.
         robust: images that are right both without and with faults.
         flipped_bits: share of the weights' bits that read other than plain quantization's code.
@@ -92,6 +95,7 @@ def accuracy_over_chips(
     *,
     rates: Sequence[float],
     mapping: WeightMapping | None = None,
+    protection: Protection = UNPROTECTED,
     faq: bool = False,
     unrounded: np.ndarray | None = None,
     merge: str | None = None,
@@ -109,6 +113,7 @@ def accuracy_over_chips(
         chips: complete up to the highest rate; each is asked for once, and may be drawn then.
         rates: of faulty cells.
         mapping: of weights to cells; by default one after the other from the first word on.
+        protection: of the design: wrong sums are range-checked like any other.
         faq: choose the codes for each chip at each rate (`quant.faq`).
         unrounded: the weights before rounding, for `faq`.
         merge: with `faq`, choose one set of codes for all chips, for their merged map at each rate;
@@ -125,7 +130,7 @@ def accuracy_over_chips(
     layout = mapping or WeightMapping()
     truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
     clean_codes = weight_codes(network)
-    clean = _right(network, codes, truth, clean_codes)
+    clean = _right(network, codes, truth, clean_codes, protection)
     table = FaultAwareTable(network.weight_bits)
 
     def faulty(chip: FaultMap) -> WeightFaults:
@@ -143,7 +148,8 @@ def accuracy_over_chips(
     robust: list[list[float]] = [[] for _ in rates]
     flipped = np.zeros(len(rates))
     mask = np.uint8((1 << network.weight_bits) - 1)
-    with (progress or NoProgress()).task("chips", len(chips) * len(rates)) as advance:
+    what = f"{len(chips)} chips at {', '.join(f'{100 * rate:.2g}' for rate in rates)} % faults"
+    with (progress or NoProgress()).task(what, len(chips) * len(rates)) as advance:
         for chip in chips:
             for k, rate in enumerate(rates):
                 faults = faulty(chip.at(rate))
@@ -153,7 +159,7 @@ def accuracy_over_chips(
                 read = faults.read(written)
                 changed = (read ^ clean_codes).view(np.uint8) & mask
                 flipped[k] += int(np.bitwise_count(changed).sum())
-                right = _right(network, codes, truth, read)
+                right = _right(network, codes, truth, read, protection)
                 plain[k].append(100.0 * float(right.double().mean()))
                 robust[k].append(100.0 * float((right & clean).double().mean()))
                 advance(1)
@@ -176,6 +182,37 @@ def accuracy_over_chips(
     )
 
 
+def calibrate_chip_rate(
+    network: IntegerNetwork,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    chips: RandomChips,
+    *,
+    target_drop: float = 10.0,
+    evaluations: int = 12,
+) -> float:
+    """Return the rate of faulty cells at which a network loses about `target_drop` points.
+
+    The mean over `chips`, drawn anew for every rate tried, for the network without protection or
+    fault-aware quantization; otherwise as `faultinj.rate.calibrate_rate`.
+
+    Raises:
+        InputError: no image, no chip, or no tried rate loses between half and twice the target.
+    """
+
+    def accuracy_at(rate: float) -> float:
+        drawn = chips.at(rate)
+        return accuracy_over_chips(network, codes, labels, drawn, rates=[rate])[0].plain.mean
+
+    return find_rate(
+        accuracy_at,
+        golden=engine.accuracy(network, codes, torch.as_tensor(labels)),
+        target_drop=target_drop,
+        evaluations=evaluations,
+        images=len(codes),
+    )
+
+
 def spread(values: Sequence[float], seed: int) -> Spread:
     """Return mean, deviation, range and bootstrap interval of one accuracy per chip."""
     low, high = bootstrap_interval(values, seed=seed, within=(0.0, 100.0))
@@ -189,6 +226,16 @@ def spread(values: Sequence[float], seed: int) -> Spread:
     )
 
 
-def _right(network: IntegerNetwork, codes: Tensor, truth: Tensor, weights: np.ndarray) -> Tensor:
+def _right(
+    network: IntegerNetwork,
+    codes: Tensor,
+    truth: Tensor,
+    weights: np.ndarray,
+    protection: Protection,
+) -> Tensor:
     """Return which images get their class, bool (N,)."""
-    return engine.top1(logits_of(network, codes, weights)) == truth
+
+    def run(network: IntegerNetwork, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        return run_node(network, node, inputs, protection)
+
+    return engine.top1(logits_of(network, codes, weights, run_node=run)) == truth

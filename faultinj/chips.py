@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faultinj.chip_campaign import ChipResult, accuracy_over_chips
-from faultinj.random_maps import MAP_KINDS, PROFILES, random_map
+from faultinj.random_maps import MAP_KINDS, PROFILES, RandomChips
 from quant import engine
 from quant.data import Split, load_data, to_input
 from quant.faq import load_unrounded
@@ -121,7 +121,8 @@ def run(arguments: argparse.Namespace) -> tuple[ChipResult, ...]:
     if arguments.chip:
         chips = [FaultMap.load(path) for path in arguments.chip]
     else:
-        chips = _Drawn(arguments, network, max(rates))
+        chips = _drawn(arguments, network, max(rates))
+        chips[0]  # bad shares and spreads are told before any data are read
     progress = TerminalProgress()
     data = load_data(arguments.data, seed=arguments.seed, progress=progress)
     if data.num_classes != network.num_classes:
@@ -165,44 +166,27 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-class _Drawn(Sequence[FaultMap]):
-    """Random chips, each drawn when it is asked for: only one needs to be in memory."""
-
-    def __init__(self, arguments: argparse.Namespace, network: IntegerNetwork, rate: float) -> None:
-        self._arguments, self._rate = arguments, rate
-        words = arguments.words
-        if words is None:
-            per_word = max(1, arguments.word_bits // arguments.pitch)
-            rows = -(-(arguments.offset + len(weight_codes(network))) // per_word)
-            words = -(-rows // arguments.words_per_row) * arguments.words_per_row
-        self.geometry = MemoryGeometry(
+def _drawn(arguments: argparse.Namespace, network: IntegerNetwork, rate: float) -> RandomChips:
+    words = arguments.words
+    if words is None:
+        per_word = max(1, arguments.word_bits // arguments.pitch)
+        rows = -(-(arguments.offset + len(weight_codes(network))) // per_word)
+        words = -(-rows // arguments.words_per_row) * arguments.words_per_row
+    kind, share, spread = arguments.kind, arguments.stuck1_share, arguments.column_spread
+    if arguments.profile is not None:
+        profile = PROFILES[arguments.profile]
+        kind, share, spread = "stuck", profile.stuck1_share, profile.column_spread
+    return RandomChips(
+        geometry=MemoryGeometry(
             words=words, bits=arguments.word_bits, words_per_row=arguments.words_per_row
-        )
-        self[0]  # bad shares and spreads are told before any data are read
-
-    def __len__(self) -> int:
-        return int(self._arguments.chips)
-
-    def __getitem__(self, number: int) -> FaultMap:  # type: ignore[override]
-        if number >= len(self):
-            raise IndexError(number)
-        arguments = self._arguments
-        kind, share, spread = arguments.kind, arguments.stuck1_share, arguments.column_spread
-        if arguments.profile is not None:
-            profile = PROFILES[arguments.profile]
-            kind, share, spread = "stuck", profile.stuck1_share, profile.column_spread
-        return random_map(
-            self.geometry,
-            rate=self._rate,
-            kind=kind,
-            stuck1_share=share,
-            column_spread=spread,
-            seed=arguments.seed,
-            chip=number,
-        )
-
-    def __iter__(self) -> Iterator[FaultMap]:
-        return (self[number] for number in range(len(self)))
+        ),
+        chips=arguments.chips,
+        rate=rate,
+        kind=kind,
+        stuck1_share=share,
+        column_spread=spread,
+        seed=arguments.seed,
+    )
 
 
 def _rates(text: str) -> tuple[float, ...]:

@@ -10,7 +10,8 @@ distribution is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -117,6 +118,47 @@ def random_map(
             "chip": chip,
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomChips(Sequence[FaultMap]):
+    """Random chips, each drawn when it is asked for: only one needs to be in memory.
+
+    Attributes:
+        geometry, rate, kind, stuck1_share, column_spread, seed: as in `random_map`.
+        chips: how many, numbers 0..chips - 1.
+    """
+
+    geometry: MemoryGeometry
+    chips: int
+    rate: float
+    kind: str = "flip"
+    stuck1_share: float = 0.5
+    column_spread: float = 0.0
+    seed: int = 0
+
+    def at(self, rate: float) -> RandomChips:
+        """Return the same chips at another fault rate, a higher one too."""
+        return replace(self, rate=rate)
+
+    def __len__(self) -> int:
+        return self.chips
+
+    def __getitem__(self, number: int) -> FaultMap:  # type: ignore[override]
+        if not 0 <= number < self.chips:
+            raise IndexError(number)
+        return random_map(
+            self.geometry,
+            rate=self.rate,
+            kind=self.kind,
+            stuck1_share=self.stuck1_share,
+            column_spread=self.column_spread,
+            seed=self.seed,
+            chip=number,
+        )
+
+    def __iter__(self) -> Iterator[FaultMap]:
+        return (self[number] for number in range(self.chips))
 
 
 def _kinds(kind: str, polarity: np.ndarray, stuck1_share: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -145,15 +145,51 @@ def calibrate_rate(
     _check(codes, 0.0, repetitions)
     truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
     golden = _accuracy(network, codes, truth, UNPROTECTED)
+
+    def accuracy_at(rate: float) -> float:
+        return float(
+            np.mean(
+                _accuracies(
+                    network, codes, truth, rate, UNPROTECTED, repetitions, seed, NoProgress()
+                )
+            )
+        )
+
+    return find_rate(
+        accuracy_at,
+        golden=golden,
+        target_drop=target_drop,
+        evaluations=evaluations,
+        images=len(codes),
+    )
+
+
+def find_rate(
+    accuracy_at: Callable[[float], float],
+    *,
+    golden: float,
+    target_drop: float,
+    evaluations: int,
+    images: int,
+) -> float:
+    """Return the rate at which about `target_drop` points are lost, by bisecting its logarithm.
+
+    Args:
+        accuracy_at: gives the accuracy in percent at a rate of at most `MAX_RATE`.
+        golden: accuracy without faults.
+        target_drop: points; within 1.5 of it the search stops.
+        evaluations: rates tried at most; the closest one counts.
+        images: that the accuracy is measured on, for the message.
+
+    Raises:
+        InputError: no tried rate loses between half and twice the target.
+    """
     low, high = -math.inf, math.inf
     exponent = _FIRST_EXPONENT
     best, best_drop = exponent, math.inf
     for _ in range(evaluations):
         rate = min(2.0**exponent, MAX_RATE)
-        values = _accuracies(
-            network, codes, truth, rate, UNPROTECTED, repetitions, seed, NoProgress()
-        )
-        drop = golden - float(np.mean(values))
+        drop = golden - accuracy_at(rate)
         if abs(drop - target_drop) < abs(best_drop - target_drop):
             best, best_drop = exponent, drop
         if abs(drop - target_drop) <= 1.5 or (rate == MAX_RATE and drop < target_drop):
@@ -171,7 +207,7 @@ def calibrate_rate(
     if not target_drop / 2 <= best_drop <= target_drop * 2:
         raise InputError(
             f"no fault rate makes this network lose about {target_drop:g} points on these "
-            f"{len(codes)} images (closest: {best_drop:.1f}, from {golden:.1f} %); give the rate"
+            f"{images} images (closest: {best_drop:.1f}, from {golden:.1f} %); give the rate"
         )
     return min(2.0**best, MAX_RATE)
 

@@ -12,6 +12,7 @@ It is the energy of SRAM accesses alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,3 +57,32 @@ def voltage_at(rate: float) -> float:
 def energy_at(rate: float) -> float:
     """Return the energy per access at the voltage of a rate, relative to that at Vmin."""
     return voltage_at(rate) ** 2
+
+
+def rate_held(
+    rates: Sequence[float], accuracies: Sequence[float], golden: float, wanted: float
+) -> float | None:
+    """Return the highest bit error rate at which a network holds an accuracy.
+
+    Linear in the logarithm of the rate, and so in V, between the measured rates. Accuracy need not
+    fall with the rate: a network retrained for a chip's faults may be better with them.
+
+    Args:
+        rates: measured, ascending, above 0.
+        accuracies: at these rates.
+        golden: without faults.
+        wanted: what is to be held, in the same unit.
+
+    Returns:
+        0 where it is held without faults alone, the highest rate where it is held at that one,
+        None where it is not even reached without faults.
+    """
+    lost = max((k + 1 for k, accuracy in enumerate(accuracies) if accuracy >= wanted), default=0)
+    if lost == 0:
+        return 0.0 if golden >= wanted else None
+    if lost == len(rates):
+        return rates[-1]
+    above, below = accuracies[lost - 1], accuracies[lost]
+    share = (above - wanted) / (above - below)
+    low, high = math.log10(rates[lost - 1]), math.log10(rates[lost])
+    return float(10 ** (low + share * (high - low)))

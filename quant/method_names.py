@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of the ways to quantize a network: `qat`, `ptq`, or ingredients of training for faults.
 
-Ingredients combine with `+`, and a colon gives one its number: ``clip:0.1+randbet:0.01``.
+Ingredients combine with `+`, and a colon gives one its number: ``clip:0.1+randbet:0.01``. `faq`
+stands beside any of them: it is no training, but a conversion of what was trained for each chip.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trilat.errors import InputError, unknown_name
 
 POLICIES = ("majority", "ignore")  # of merging fault maps; quant.chip_training says what they do
 # What a search may be told without a number.
-METHODS = ("qat", "ptq", "clip", "randbet", "saq", "sparse", "retrain")
+METHODS = ("qat", "ptq", "clip", "randbet", "saq", "sparse", "retrain", "faq")
 # Ingredient -> (field, value where none is given, largest value).
 _NUMBERS: dict[str, tuple[str, float, float]] = {
     "clip": ("wmax", 0.1, math.inf),
@@ -41,6 +42,7 @@ class Method:
         rho: length of the perturbation of sharpness-aware training; 0 for none.
         sparsity: weight of the L1 penalty on activations behind ReLUs.
         policy: of merging the maps of the chips that are trained for; None without chips.
+        faq: whether the codes are then chosen for each chip (`quant.faq`).
     """
 
     name: str
@@ -50,6 +52,17 @@ class Method:
     rho: float = 0.0
     sparsity: float = 0.0
     policy: str | None = None
+    faq: bool = False
+
+    @property
+    def training(self) -> str:
+        """The name without `faq`: methods with one training share their networks."""
+        return self.name.removesuffix("+faq")
+
+    @property
+    def converts(self) -> bool:
+        """Whether a chip stores other codes than the network has: for it alone, or for a group."""
+        return self.faq or self.policy is not None
 
     @property
     def plain(self) -> bool:
@@ -64,16 +77,25 @@ def parse_method(text: str) -> Method:
         InputError: an unknown ingredient, one named twice, a bad value, or two ingredients that
             each need the second pass of a step for themselves.
     """
+    words = [word.strip() for word in text.split("+")]
+    if "faq" in words:
+        words.remove("faq")
+        trained = parse_method("+".join(words) or "qat")
+        if trained.faq:
+            raise InputError(f"method {text!r} names faq twice")
+        return replace(trained, name=f"{trained.name}+faq", faq=True)
     if text in ("qat", "ptq"):
         return Method(name=text, trained=text == "qat")
     values: dict[str, float | str] = {}
     names = []
-    for word in text.split("+"):
-        name, colon, value = word.strip().partition(":")
+    for word in words:
+        name, colon, value = word.partition(":")
         if name not in METHODS:
             raise unknown_name("method", name, list(METHODS))
         if name in ("qat", "ptq"):
-            raise InputError(f"method {name} does not combine with others, as in {text!r}")
+            raise InputError(f"method {name} combines with faq alone, not as in {text!r}")
+        if name == "faq":
+            raise InputError(f"faq takes no number, as in {text!r}")
         if name in names:
             raise InputError(f"method {text!r} names {name} twice")
         names.append(name)

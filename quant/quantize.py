@@ -154,6 +154,11 @@ def check_settings(weight_bits: int, act_bits: int, method: str, chips: int = 0)
         if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
             raise InputError(f"{name} bits must be an integer in 2..8, not {bits!r}")
     chosen = parse_method(method)
+    if chosen.faq:
+        raise InputError(
+            f"method {method}: faq converts a trained network for each chip (python -m "
+            f"faultinj.chips --faq); train it as {chosen.training}"
+        )
     if chosen.policy is not None and not chips:
         raise InputError(f"method {method} needs the fault map of a chip (--chip FILE)")
     if chosen.policy is None and chips:

@@ -10,7 +10,7 @@ a flipping one 1 and 1, one stuck at 0 has 0 and 0, one stuck at 1 has 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,9 @@ from quant.network import Gemm, IntegerNetwork, Node
 from trilat.errors import InputError
 
 _BATCH = 64
+
+# Gives a node's output from its inputs, as `engine.run_node` does.
+RunNode = Callable[[IntegerNetwork, Node, Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,18 +164,27 @@ def split_layers(values: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def logits_of(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Tensor:
+def logits_of(
+    network: IntegerNetwork,
+    codes: Tensor,
+    weights: np.ndarray,
+    *,
+    run_node: RunNode = engine.run_node,
+) -> Tensor:
     """Return the raw logits of a network that reads other weights, int32 (N, classes).
 
     Args:
         network: whose weights are replaced.
         codes: image codes (N, C, H, W).
         weights: int8 (weights,), any code of the width, -2**(bits - 1) too.
+        run_node: computes a node; by default without protection.
     """
-    return torch.cat(list(_logits(network, codes, weights)))
+    return torch.cat(list(_logits(network, codes, weights, run_node)))
 
 
-def _logits(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Iterator[Tensor]:
+def _logits(
+    network: IntegerNetwork, codes: Tensor, weights: np.ndarray, run_node: RunNode
+) -> Iterator[Tensor]:
     gemms = network.gemms()
     parts = split_layers(weights, [node.weight.shape for node in gemms])
     read = {n.name: replace(n, weight=part) for n, part in zip(gemms, parts, strict=True)}
@@ -181,7 +193,7 @@ def _logits(network: IntegerNetwork, codes: Tensor, weights: np.ndarray) -> Iter
         values = {"input": batch}
         for node in network.nodes:
             faulty: Node = read[node.name] if isinstance(node, Gemm) else node
-            values[node.name] = engine.run_node(network, faulty, [values[i] for i in node.inputs])
+            values[node.name] = run_node(network, faulty, [values[i] for i in node.inputs])
             for name in node.inputs:
                 if last_use[name] == node.name:
                     values.pop(name, None)

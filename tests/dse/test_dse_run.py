@@ -93,6 +93,10 @@ def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=No
         result = stage("rate", {}, {"rate": 1e-3, "how": "calibrated"})
         return Answer(value=result.value, results=(result,))
 
+    def curve(trial, rate):
+        result = stage("chips", {"number": trial.number, "rate": rate}, {"mean": 90.0})
+        return Answer(value={"number": trial.number, "results": []}, results=(result,))
+
     return Stages(
         identity={"fingerprint": data},
         data={"name": data, "val": 270},
@@ -104,6 +108,7 @@ def fake_stages(settings, store, progress, *, calls=None, data="digits", fail=No
         rate=rate,
         evaluate=evaluate,
         point=point,
+        curve=curve,
     )
 
 
@@ -195,6 +200,33 @@ def test_verify_chooses_points(here):
     assert not any(p.verification for p in none.points)
 
 
+def test_faults_in_weights_are_measured_from_rate_to_rate(here):
+    record, _ = go("--out", "r", "--trials", "12", *WEIGHTS, "--method", "qat,ptq")
+    trials = record.trials
+    wanted = set()
+    for method in ("qat", "ptq"):
+        mine = [t for t in trials if t.design.method == method]
+        wanted.add(max(t.objectives["faulty_accuracy"] for t in mine))
+    wanted.add(trials[0].objectives["faulty_accuracy"])  # the widest unprotected design
+    (chosen,) = [
+        t for t in trials for p in record.points if p.verification and p.number == t.number
+    ]
+    wanted.add(chosen.objectives["faulty_accuracy"])
+    found = [trials[curve["number"]] for curve in record.voltage]
+    assert {t.objectives["faulty_accuracy"] for t in found} == wanted
+    # Arrays aside, no design is measured twice.
+    assert len({t.design.label().rsplit(" ", 1)[0] for t in found}) == len(found)
+    calls = []
+    again, _ = go("--out", "r", "--trials", "12", *WEIGHTS, "--method", "qat,ptq", calls=calls)
+    assert calls == [] and again == record
+    assert "faults is weights there and auto here" in refused("--out", "r", "--method", "qat,ptq")
+    assert "chips is 20 there and 5" in refused(
+        "--out", "r", "--method", "qat,ptq", *WEIGHTS, "--chips", "5"
+    )
+    activations, _ = go("--out", "a", "--trials", "2")
+    assert activations.voltage == ()
+
+
 def test_a_disagreement_is_told(here, monkeypatch):
     monkeypatch.setitem(VERIFIED, "outputs_equal", 4)
     monkeypatch.setitem(VERIFIED, "agrees", False)
@@ -256,6 +288,7 @@ def test_sigkill_loses_at_most_the_running_stage(here):
     assert [t.design for t in resumed.trials] == [t.design for t in whole.trials]
 
 
+WEIGHTS = ("--faults", "weights")
 BAD = [
     (["--bits", "4,9"], "bits must be integers in 2..8, not 9"),
     (["--rows", "0"], "rows must be an integer in 1..64, not 0"),
@@ -264,6 +297,25 @@ BAD = [
     (["--trials", "many"], "trials must be an integer, not 'many'"),
     (["--faults", "2"], "faults must be auto or a rate per bit between 0 and 1"),
     (["--faults", "nan"], "faults must be auto or a rate"),
+    (
+        ["--faults", "wieghts"],
+        "faults must be auto or a rate per bit between 0 and 1, e.g. 1e-4, or",
+    ),
+    (["--faults", "weights:"], "faults must be auto or a rate"),
+    (["--faults", "weights:1.5"], "faults must be auto or a rate"),
+    (["--fault-kind", "stuck"], "--fault-kind is for --faults weights"),
+    (["--chips", "3"], "--chips is for --faults weights"),
+    ([*WEIGHTS, "--fault-kind", "stock"], "unknown fault-kind 'stock'; did you mean stuck"),
+    ([*WEIGHTS, "--chips", "0"], "chips must be at least 1"),
+    ([*WEIGHTS, "--chip", "none.safetensors"], "chip must be chip files separated by commas"),
+    ([*WEIGHTS, "--chip", __file__], f"{__file__} is no chip file, or truncated"),
+    ([*WEIGHTS, "--chip", __file__, "--chips", "3"], "--chips is for drawn chips, not for those"),
+    (["--chip", __file__], "--chip is for the method retrain and for --faults weights"),
+    (["--method", "qat+faq"], "method qat+faq: faq chooses codes for chips with faulty weight"),
+    ([*WEIGHTS, "--method", "faq"], "method qat+faq: faq is for stuck cells (--fault-kind stuck)"),
+    ([*WEIGHTS, "--method", "retrain"], "method retrain needs the fault map of a chip"),
+    (["--requant", "shfit"], "unknown requantization 'shfit'; did you mean shift"),
+    (["--requant", "mult", "--method", "clip:0.1"], "--requant mult goes with the methods qat and"),
     (["--family", "xc8"], "unknown family 'xc8'; did you mean xc7 or xcup?"),
     (["--verify", "bets"], "unknown verify 'bets'; did you mean best?"),
     (["--weights", "none.safetensors"], "weights must be a .safetensors file, and there is no"),
@@ -386,8 +438,17 @@ def test_default_folder_has_no_clock():
     )
 
 
-def test_command_reproduces_the_settings():
-    words = "--model lenet5 --bits 2,8 --trials 9 --faults 1e-4 --seed 3"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model lenet5 --bits 2,8 --trials 9 --faults 1e-4 --seed 3",
+        "--faults weights --method ptq,clip:0.1+randbet:0.02 --requant shift",
+        "--faults weights:0.0123456789 --fault-kind stuck --chips 7 --method qat+faq",
+        f"--faults weights --chip {__file__} --method retrain --rows 4",
+        "--requant mult,shift",
+    ],
+)
+def test_command_reproduces_the_settings(words):
     settings = parse(words.split())
     rebuilt = parse(settings.command().split()[3:])
     assert rebuilt == settings
@@ -399,5 +460,5 @@ def test_help_names_every_variable_and_the_exit_codes(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for name in parse([]).flags():
-        assert f"--{name} " in text
+        assert f"--{name.replace('_', '-')} " in text
     assert "exit code" in text

@@ -67,6 +67,23 @@ def test_dataflow_is_a_knob():
     assert [design.config(64).dataflow for design in both.startup(0)] == ["ws", "os"]
 
 
+def test_requantization_is_a_knob_that_older_studies_do_not_have():
+    both = parse_space(
+        bits="4", rows="4", cols="4", protect="none", method="qat", requant="mult,shift"
+    )
+    assert [d.label() for d in both.designs()] == ["W4A4 none 4x4", "W4A4 mult none 4x4"]
+    assert [d.config(64).requant for d in both.startup(0)] == ["shift", "mult"]
+    assert both.knobs()["requant"] == ("shift", "mult")
+    assert "requant" not in SPACE.knobs()
+
+
+def test_methods_keep_their_order_and_faq_is_one_of_them():
+    space = parse_space(
+        bits="4", rows="4", cols="4", protect="none", method="faq,randbet+faq,clip,qat,qat+faq"
+    )
+    assert space.method == ("qat", "qat+faq", "clip:0.1", "randbet:0.01+faq")
+
+
 def test_one_design_space():
     space = parse_space(bits="3", rows="1", cols="1", protect="zero", method="ptq")
     assert [d for d, _ in run(space, 5, 0)] == [

@@ -10,9 +10,10 @@ import pytest
 import torch
 from integer_networks import brute_node, plain_network, random_codes, residual_network
 
-from faultinj.chip_campaign import accuracy_over_chips
+from faultinj.chip_campaign import accuracy_over_chips, calibrate_chip_rate
 from faultinj.chips import main
-from faultinj.random_maps import random_map
+from faultinj.protection import Protection, forward, profile_bounds, run_node
+from faultinj.random_maps import RandomChips, random_map
 from quant import engine
 from quant.chip_training import merge_maps
 from quant.faq import fault_aware_codes, save_unrounded
@@ -87,6 +88,52 @@ def test_accuracy_counts_by_hand() -> None:
         assert result.flipped_bits == pytest.approx(flipped / (4 * 8 * len(written)))
     assert results[0].plain.mean == results[0].robust.mean == 75.0
     assert results[2].robust.mean < 75.0
+
+
+@pytest.mark.parametrize("kind", ["clip", "zero"])
+def test_a_protected_design_checks_wrong_sums(kind: str) -> None:
+    network = plain_network(seed=1)
+    codes = image_codes(network, 40)
+    # Bounds from few images are tight, so that faulty sums leave them.
+    unit = Protection(kind=kind, granularity="channel", bounds=profile_bounds(network, codes[:4]))
+    golden, _ = forward(network, codes, unit)
+    labels = engine.top1(golden[network.nodes[-1].name])
+    chips, written = chips_for(network, 3, 0.02, "stuck"), weight_codes(network)
+    result, *_ = accuracy_over_chips(network, codes, labels, chips, rates=[0.02], protection=unit)
+    assert result.clean == 100.0
+    expected, violated = [], 0
+    for chip in chips:
+        faults = faults_of_weights(chip, weights=len(written), bits=8, mapping=WeightMapping())
+        read, taken = faults.read(written), 0
+        values, violations = {"input": codes}, torch.zeros(len(codes), dtype=torch.int64)
+        for node in network.nodes:
+            if isinstance(node, Gemm):
+                part = read[taken : taken + node.weight.size].reshape(node.weight.shape)
+                taken += node.weight.size
+                node = replace(node, weight=part)
+            inputs = [values[name] for name in node.inputs]
+            values[node.name] = run_node(network, node, inputs, unit, violations)
+        violated += int(violations.sum())
+        top = engine.top1(values[network.nodes[-1].name])
+        expected.append(100 * float((top == labels).double().mean()))
+    assert violated > 0
+    assert result.plain.mean == pytest.approx(np.mean(expected))
+    bare, *_ = accuracy_over_chips(network, codes, labels, chips, rates=[0.02])
+    assert bare.plain.mean != result.plain.mean
+
+
+def test_calibration_finds_the_loss_over_chips() -> None:
+    network = plain_network(seed=1)
+    codes = image_codes(network, 60)
+    labels = engine.top1(engine.logits(network, codes))
+    geometry = MemoryGeometry(words=len(weight_codes(network)), bits=8)
+    chips = RandomChips(geometry=geometry, chips=5, rate=0.0, kind="flip", seed=2)
+    rate = calibrate_chip_rate(network, codes, labels, chips, target_drop=10)
+    assert rate == calibrate_chip_rate(network, codes, labels, chips, target_drop=10)
+    found, *_ = accuracy_over_chips(network, codes, labels, chips.at(rate), rates=[rate])
+    assert 5 <= 100 - found.plain.mean <= 20
+    with pytest.raises(InputError, match="no fault rate makes this network lose about 10 points"):
+        calibrate_chip_rate(network, codes[:4], np.full(4, -1), chips)
 
 
 def test_faq_loses_less() -> None:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from faultinj.random_maps import PROFILES, random_map
-from faultinj.sram import RATES, VOLTAGES, energy_at, rate_at, voltage_at
+from faultinj.random_maps import PROFILES, RandomChips, random_map
+from faultinj.sram import RATES, VOLTAGES, energy_at, rate_at, rate_held, voltage_at
 from quant.fault_map import KINDS, MemoryGeometry
 from quant.weight_memory import WeightMapping, faults_of_weights
 from trilat.errors import InputError
@@ -152,3 +155,38 @@ def test_outside_the_points_nothing_is_made_up() -> None:
     for voltage in (0.7, 1.01, math.nan):
         with pytest.raises(InputError, match=r"V/Vmin must be in 0\.75\.\.1"):
             rate_at(voltage)
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=7), st.floats(0, 100), st.floats(0.01, 99.9)
+)
+def test_rate_that_is_held(accuracies: list[float], golden: float, wanted: float) -> None:
+    """The accuracy is lost at all measured rates above it, and held at the next below."""
+    rates = [1e-6 * 8**k for k in range(len(accuracies))]
+    rate = rate_held(rates, accuracies, golden, wanted)
+    above = list(itertools.takewhile(lambda accuracy: accuracy < wanted, reversed(accuracies)))
+    kept = len(rates) - len(above)
+    if kept == 0:
+        assert rate == (0 if golden >= wanted else None)
+    elif not above:
+        assert rate == rates[-1]
+    else:
+        assert rates[kept - 1] * (1 - 1e-9) <= rate <= rates[kept] * (1 + 1e-9)
+        # Linear in the supply voltage, and so in the logarithm of the rate.
+        at = np.interp(math.log(rate), np.log(rates), accuracies)
+        assert at == pytest.approx(wanted, abs=1e-6)
+
+
+def test_random_chips_are_drawn_alike_and_grow_with_the_rate() -> None:
+    chips = RandomChips(geometry=MEMORY, chips=3, rate=0.01, kind="stuck", seed=4)
+    drawn = list(chips)
+    assert len(chips) == len(drawn) == 3
+    for number, chip in enumerate(drawn):
+        alone = random_map(MEMORY, rate=0.01, kind="stuck", seed=4, chip=number)
+        more = chips.at(0.03)[number]
+        assert np.array_equal(chip.cells, alone.cells)
+        assert np.array_equal(chip.cells, more.at(0.01).cells)
+        assert np.array_equal(chip.kinds, more.at(0.01).kinds)
+    assert not np.array_equal(drawn[0].cells, drawn[1].cells)
+    with pytest.raises(IndexError):
+        chips[3]

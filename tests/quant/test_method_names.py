@@ -19,6 +19,9 @@ from trilat.errors import InputError
         ("saq:0.5 + clip", Method(name="saq:0.5+clip:0.1", rho=0.5, wmax=0.1)),
         ("sparse:1e-3", Method(name="sparse:0.001", sparsity=0.001)),
         ("retrain", Method(name="retrain:majority", policy="majority")),
+        ("faq", Method(name="qat+faq", faq=True)),
+        ("ptq+faq", Method(name="ptq+faq", trained=False, faq=True)),
+        ("faq + clip", Method(name="clip:0.1+faq", wmax=0.1, faq=True)),
         ("retrain:ignore+clip", Method(name="retrain:ignore+clip:0.1", policy="ignore", wmax=0.1)),
     ],
 )
@@ -30,7 +33,14 @@ def test_names_mean_methods(text: str, expected: Method) -> None:
 
 def test_every_listed_method_parses_alone() -> None:
     for name in METHODS:
-        assert parse_method(name).name.partition(":")[0] == name
+        assert name in parse_method(name).name.replace(":", "+").split("+")
+
+
+def test_faq_is_no_training() -> None:
+    method = parse_method("randbet:0.02+faq")
+    assert method.training == "randbet:0.02" and not method.plain
+    with pytest.raises(InputError, match=r"train it as clip:0\.1"):
+        check_settings(8, 8, "clip+faq")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +48,7 @@ def test_every_listed_method_parses_alone() -> None:
     [
         ("clop", "unknown method 'clop'; did you mean clip"),
         ("", "unknown method ''"),
-        ("qat+clip", "method qat does not combine with others"),
+        ("qat+clip", "method qat combines with faq alone"),
         ("clip+clip:0.2", "names clip twice"),
         ("clip:wide", "'clip:wide' needs a number above 0 behind the colon"),
         ("clip:0", "needs a number above 0"),
@@ -46,6 +56,8 @@ def test_every_listed_method_parses_alone() -> None:
         ("randbet:0.6", "needs a number above 0 and at most 0.5"),
         ("randbet+saq", "randbet and saq do not combine"),
         ("saq+retrain", "saq and retrain do not combine"),
+        ("faq+faq", "names faq twice"),
+        ("clip+faq:2", "faq takes no number"),
         ("retrain:vote", "unknown merge policy 'vote'"),
     ],
 )
