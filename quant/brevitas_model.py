@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Brevitas model of traced operations, with constant scales.
 
-Evaluation runs Brevitas's own quantizers. Training computes the same values with fused kernels
-(`_fake_quantize`), because elementwise quantizer arithmetic over millions of weights and
-activations would take a third of a step; a test holds both equal (but for ties where a scale is no
-power of two).
+Evaluation runs Brevitas's own quantizers. Training computes the same values with fused kernels,
+because elementwise quantizer arithmetic over millions of weights and activations would take a third
+of a step, and layers of codes on a CPU's matrix units where it has them (`quant.code_layers`). A
+test holds all equal (but for ties where a scale is no power of two).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from brevitas.quant.solver.bias import BiasQuantSolver
 from torch import Tensor, nn
 
 from quant.calibration import Formats, high_code, weight_limit
-from quant.code_layers import has_fast_codes, multiply_codes, takes
+from quant.code_layers import multiply_codes, takes
 from quant.convolution import conv2d
 from quant.network import TensorFormat
 from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp, keeps_format
@@ -125,7 +125,8 @@ class BrevitasModel(nn.Module):
     def outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor's name and dequantized values, ``"input"`` first, logits last.
 
-        A tensor is let go after its last consumer.
+        In training they may be bfloat16, which holds them exactly; the logits are float32. A tensor
+        is let go after its last consumer.
         """
         last_use = {name: k for k, op in enumerate(self.ops) for name in op.inputs}
         values = {"input": self.quantize("input", None, images)}
@@ -154,26 +155,19 @@ class BrevitasModel(nn.Module):
 
     def _run(self, op: Op, inputs: Sequence[Tensor]) -> Tensor:
         """Return an operation's result; in training, bfloat16 where layers of codes are fast."""
-        if self.training and isinstance(op, GemmOp) and self._multiplies_codes(op):
-            return self._multiply_codes(op, inputs[0])
+        if self.training and isinstance(op, GemmOp):
+            codes_only = self._disturb is None or self._disturbed_codes
+            if codes_only and takes(op, self.formats, inputs[0]):
+                return self._multiply_codes(op, inputs[0])
         return self.quantize(op.name, op, self.compute(op, inputs))
 
-    def _multiplies_codes(self, op: GemmOp) -> bool:
-        return (
-            (self._disturb is None or self._disturbed_codes)
-            and takes(op, self.formats)
-            and self.layer(op.name).weight.device.type == "cpu"
-            and has_fast_codes()
-        )
-
     def _multiply_codes(self, op: GemmOp, x: Tensor) -> Tensor:
-        weight = self.layer(op.name).weight
-        limit = weight_limit(self.formats.weight_bits)
-        if self._disturb is not None:
-            weight = self._weight(op)
+        disturbed = self._disturb is not None
+        weight = self._weight(op) if disturbed else self.layer(op.name).weight
         with torch.no_grad():
             codes = (weight / self._weight_scale(op)).round_()
-            if self._disturb is None:
+            if not disturbed:
+                limit = weight_limit(self.formats.weight_bits)
                 codes.clamp_(-limit, limit)
             codes = codes.to(torch.int8)
         return multiply_codes(op, self.formats, x, weight, self._bias(op), codes)

@@ -3,9 +3,9 @@
 
 With scales that are powers of two, the operands of a layer in quantization-aware training are
 codes of at most 8 bits. oneDNN sums their products in integers, so the forward pass gives the very
-codes that float32 gives. Values between layers are bfloat16, whose 8 digits hold a code times a
-power of two exactly, and gradients are products of bfloat16 summed in float32: weights, scales and
-quantizers stay float32, gradients differ by their rounding.
+codes that float32 gives as long as it is exact. Values between layers are bfloat16, whose 8 digits
+hold a code times a power of two exactly, and gradients are products of bfloat16 summed in float32:
+weights, scales and quantizers stay float32, gradients differ by rounding.
 
 oneDNN's convolutions of a few pixels are far from what the unit can do; there, matrix products over
 explicit columns take their place.
@@ -25,6 +25,8 @@ from quant.calibration import Formats, high_code
 from quant.network import TensorFormat
 from quant.ops import GemmOp
 
+# Below so many products in a batch, float32 takes less time than the steps around a product.
+_FROM_MACS = 1 << 25
 # Outputs with fewer pixels are faster by columns.
 _CONVOLVE_FROM_PIXELS = 64
 _WEIGHTS_CONVOLVE_FROM_PIXELS = 256
@@ -39,12 +41,19 @@ def has_fast_codes() -> bool:
     return bool(has.get("amx_int8")) and bool(has.get("amx_bf16"))
 
 
-def takes(op: GemmOp, formats: Formats) -> bool:
-    """Return whether `multiply_codes` computes a layer: no groups, scales that are powers of two.
+def takes(op: GemmOp, formats: Formats, x: Tensor) -> bool:
+    """Return whether `multiply_codes` computes a layer on its input, faster than float32 would.
 
-    Products of up to 24 bits are exact in float32 too; above, both round where float32 does.
+    It takes no groups and no scales but powers of two.
     """
-    return op.groups == 1 and formats.requant == "shift"
+    rows, cols = op.shape[1:]
+    return (
+        op.groups == 1
+        and formats.requant == "shift"
+        and x.device.type == "cpu"
+        and has_fast_codes()
+        and len(x) * rows * cols * op.weight.numel() >= _FROM_MACS
+    )
 
 
 def multiply_codes(
@@ -53,8 +62,8 @@ def multiply_codes(
     """Return a layer's output after activation and quantization, or raw logits in float32.
 
     Args:
-        op: the layer; `takes` must hold.
-        formats: of its input, weights and output; without one for the output, that is the logits.
+        op: the layer, without groups.
+        formats: of its input, weights and output, powers of two; an output without one is logits.
         x: (N, C, H, W), codes of the input's format times its scale, in any float type.
         weight: float32, only to receive the gradient with respect to the quantized weight.
         bias: float32 (out,), quantized at the accumulator's scale.
@@ -137,7 +146,7 @@ class _Product:
         if self._shape[1] * self._shape[2] < _CONVOLVE_FROM_PIXELS:
             columns = _columns(op, _padded(op, image, zero))
             image = columns[None, :, None, :].permute(0, 3, 1, 2)
-            codes = codes.permute(0, 2, 3, 1).reshape(len(codes), -1, 1, 1)
+            codes = _by_taps(codes)[:, :, None, None]
             geometry = ((1, 1), (0, 0), (1, 1))
         self._geometry = (*geometry, 1)
         self._image = image.contiguous(memory_format=torch.channels_last)
@@ -158,17 +167,18 @@ class _Product:
 
 
 def _input_gradient(op: GemmOp, x: Tensor, errors: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    weight = codes.to(torch.bfloat16).mul_(scale.to(torch.bfloat16).view(-1, 1, 1, 1))
+    errors = errors * scale.to(torch.bfloat16).view(-1, 1, 1)
     rows, cols = errors.shape[2:]
     if op.stride != (1, 1) or rows * cols >= _CONVOLVE_FROM_PIXELS:
+        weight = codes.to(torch.bfloat16)
         return _convolution_backward(op, errors, x, weight, [True, False, False])[0]
-    # Columns of the errors times the mirrored weights.
-    kh, kw = codes.shape[2:]
-    matrix = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, codes.shape[1])
+    # Columns of the errors, the last tap first, times the weights.
+    out, channels, kh, kw = codes.shape
+    matrix = _by_taps(codes).view(out, -1, channels).transpose(0, 1).to(torch.bfloat16)
     down, right = op.dilation[0] * (kh - 1), op.dilation[1] * (kw - 1)
     ph, pw = down - op.padding[0], right - op.padding[1]  # negative ones crop
     spread = F.pad(errors.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))
-    found = _columns(op, spread) @ matrix
+    found = _columns(op, spread, mirrored=True) @ matrix.reshape(-1, channels)
     return found.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
 
@@ -182,12 +192,13 @@ def _weight_gradient(op: GemmOp, x: Tensor, errors: Tensor) -> Tensor:
         return found.to(torch.float32)
     image, errors = _padded(op, x), errors.permute(0, 2, 3, 1)
     images = max(1, _COLUMNS_BYTES // (2 * rows * cols * channels * kh * kw))
-    total: Tensor | None = None
-    for seen, error in zip(image.split(images), errors.split(images), strict=True):
-        part = error.reshape(-1, out).t() @ _columns(op, seen)
-        total = part.to(torch.float32) if total is None else total.add_(part)
-    assert total is not None
-    return total.view(out, kh, kw, channels).permute(0, 3, 1, 2)
+    parts = [
+        error.reshape(-1, out).t() @ _columns(op, seen)
+        for seen, error in zip(image.split(images), errors.split(images), strict=True)
+    ]
+    total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=torch.float32)
+    gradient = total.view(out, kh, kw, channels).permute(0, 3, 1, 2)
+    return gradient.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _convolution_backward(
@@ -215,7 +226,12 @@ def _padded(op: GemmOp, x: Tensor, value: int = 0) -> Tensor:
     return F.pad(image, (0, 0, pw, pw, ph, ph), value=value) if ph or pw else image
 
 
-def _columns(op: GemmOp, image: Tensor) -> Tensor:
+def _by_taps(codes: Tensor) -> Tensor:
+    """Return weights (out, C, kh, kw) as a matrix (out, kh * kw * C)."""
+    return codes.permute(0, 2, 3, 1).reshape(len(codes), -1)
+
+
+def _columns(op: GemmOp, image: Tensor, *, mirrored: bool = False) -> Tensor:
     """Return the windows of a padded image (N, H, W, C) as rows (N * H' * W', kh * kw * C)."""
     (kh, kw), (dh, dw), (sh, sw) = op.weight.shape[2:], op.dilation, op.stride
     height, width = image.shape[1] - dh * (kh - 1), image.shape[2] - dw * (kw - 1)
@@ -224,4 +240,4 @@ def _columns(op: GemmOp, image: Tensor) -> Tensor:
         for i in range(kh)
         for j in range(kw)
     ]
-    return torch.cat(taps, dim=3).flatten(0, 2)
+    return torch.cat(taps[::-1] if mirrored else taps, dim=3).flatten(0, 2)
