@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Brevitas model of traced operations, with constant scales.
 
-Evaluation runs Brevitas's own quantizers. Training computes the same values with fused kernels
-(`_fake_quantize`), because elementwise quantizer arithmetic over millions of weights and
-activations would take a third of a step; a test holds both equal (but for ties where a scale is no
-power of two).
+Evaluation runs Brevitas's own quantizers. Training computes the same values with fused kernels,
+because elementwise quantizer arithmetic over millions of weights and activations would take a third
+of a step, and layers of codes on a CPU's matrix units where it has them (`quant.code_layers`). A
+test holds all equal (but for ties where a scale is no power of two).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from brevitas.quant.solver.bias import BiasQuantSolver
 from torch import Tensor, nn
 
 from quant.calibration import Formats, high_code, weight_limit
+from quant.code_layers import multiply_codes, takes
 from quant.convolution import conv2d
 from quant.network import TensorFormat
 from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp, keeps_format
@@ -84,6 +85,7 @@ class BrevitasModel(nn.Module):
         self.ops = tuple(ops)
         self.formats = formats
         self._disturb: Disturb | None = None
+        self._disturbed_codes = False
         self.gemms = nn.ModuleDict()
         restriction = _restriction(formats)
         image = _activation(formats.tensors["input"], "none", restriction)
@@ -103,13 +105,14 @@ class BrevitasModel(nn.Module):
         return self.gemms[_key(name)]
 
     @contextlib.contextmanager
-    def disturbed(self, disturb: Disturb) -> Iterator[None]:
+    def disturbed(self, disturb: Disturb, *, codes: bool = False) -> Iterator[None]:
         """Let training compute with quantized weights that `disturb` changes, within the block.
 
         What it returns must carry the gradient back to the quantized weight, which it may change
-        in place.
+        in place. `codes` tells that it returns 8-bit codes times their scales, as faults leave
+        them, which are faster than any values.
         """
-        self._disturb = disturb
+        self._disturb, self._disturbed_codes = disturb, codes
         try:
             yield
         finally:
@@ -122,14 +125,14 @@ class BrevitasModel(nn.Module):
     def outputs(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor's name and dequantized values, ``"input"`` first, logits last.
 
-        A tensor is let go after its last consumer.
+        In training they may be bfloat16, which holds them exactly; the logits are float32. A tensor
+        is let go after its last consumer.
         """
         last_use = {name: k for k, op in enumerate(self.ops) for name in op.inputs}
         values = {"input": self.quantize("input", None, images)}
         yield "input", values["input"]
         for k, op in enumerate(self.ops):
-            result = self.compute(op, [values[name] for name in op.inputs])
-            result = self.quantize(op.name, op, result)
+            result = self._run(op, [values[name] for name in op.inputs])
             for name in op.inputs:
                 if last_use[name] == k:
                     values.pop(name, None)
@@ -138,6 +141,8 @@ class BrevitasModel(nn.Module):
 
     def compute(self, op: Op, inputs: Sequence[Tensor]) -> Tensor:
         """Return an operation's result before its activation and quantization."""
+        if self.training and not keeps_format(op):
+            inputs = [values.float() for values in inputs]
         x = inputs[0]
         if isinstance(op, GemmOp):
             return self._multiply(op, x)
@@ -148,23 +153,51 @@ class BrevitasModel(nn.Module):
             return inputs[0] + inputs[1]
         return x.reshape(len(x), -1, 1, 1) if isinstance(op, FlattenOp) else x
 
+    def _run(self, op: Op, inputs: Sequence[Tensor]) -> Tensor:
+        """Return an operation's result; in training, bfloat16 where layers of codes are fast."""
+        if self.training and isinstance(op, GemmOp):
+            codes_only = self._disturb is None or self._disturbed_codes
+            if codes_only and takes(op, self.formats, inputs[0]):
+                return self._multiply_codes(op, inputs[0])
+        return self.quantize(op.name, op, self.compute(op, inputs))
+
+    def _multiply_codes(self, op: GemmOp, x: Tensor) -> Tensor:
+        disturbed = self._disturb is not None
+        weight = self._weight(op) if disturbed else self.layer(op.name).weight
+        with torch.no_grad():
+            codes = (weight / self._weight_scale(op)).round_()
+            if not disturbed:
+                limit = weight_limit(self.formats.weight_bits)
+                codes.clamp_(-limit, limit)
+            codes = codes.to(torch.int8)
+        return multiply_codes(op, self.formats, x, weight, self._bias(op), codes)
+
     def _multiply(self, op: GemmOp, x: Tensor) -> Tensor:
         layer = self.layer(op.name)
         if not self.training:
             y = layer(x.flatten(1)) if op.kind == "linear" else layer(x)
             return y.view(len(x), -1, 1, 1) if op.kind == "linear" else y
-        limit = weight_limit(self.formats.weight_bits)
-        scale = _scales(self.formats.weight_scale(op), layer.weight)
-        scale = scale.view(-1, *[1] * (layer.weight.dim() - 1))
-        weight = _FakeQuantizeParameter.apply(layer.weight, scale, -limit, limit)
-        if self._disturb is not None:
-            weight = self._disturb(op.name, weight, scale)
-        half = 1 << (self.formats.bias_bits - 1)
-        scale = _scales(self.formats.bias_scale(op), layer.bias)
-        bias = _FakeQuantizeParameter.apply(layer.bias, scale, -half, half - 1)
+        weight, bias = self._weight(op), self._bias(op)
         if op.kind == "linear":
             return F.linear(x.flatten(1), weight, bias).view(len(x), -1, 1, 1)
         return conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+
+    def _weight(self, op: GemmOp) -> Tensor:
+        """Return what training multiplies with: quantized, then disturbed."""
+        limit, scale = weight_limit(self.formats.weight_bits), self._weight_scale(op)
+        weight = _FakeQuantizeParameter.apply(self.layer(op.name).weight, scale, -limit, limit)
+        return weight if self._disturb is None else self._disturb(op.name, weight, scale)
+
+    def _bias(self, op: GemmOp) -> Tensor:
+        bias = self.layer(op.name).bias
+        half = 1 << (self.formats.bias_bits - 1)
+        scale = _scales(self.formats.bias_scale(op), bias)
+        return _FakeQuantizeParameter.apply(bias, scale, -half, half - 1)
+
+    def _weight_scale(self, op: GemmOp) -> Tensor:
+        weight = self.layer(op.name).weight
+        scale = _scales(self.formats.weight_scale(op), weight)
+        return scale.view(-1, *[1] * (weight.dim() - 1))
 
     def quantize(self, name: str, op: Op | None, x: Tensor) -> Tensor:
         """Return a result, or the image where `op` is None, after activation and quantization."""

@@ -175,7 +175,7 @@ def chip_step(
                 read = (plain & faults.keep) ^ faults.invert
             return words.replaced(read)
 
-        with model.disturbed(disturb):
+        with model.disturbed(disturb, codes=True):
             value = loss(model, images, labels)
         value.backward()
         return float(value.detach())

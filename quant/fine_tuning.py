@@ -53,7 +53,7 @@ def sparse_loss(penalty: float) -> Loss:
         for name, values in model.outputs(images):
             logits = values
             if name in rectified:
-                total = total + values.mean()  # not negative, so its own magnitude
+                total = total + values.float().mean()  # not negative, so its own magnitude
         return F.cross_entropy(logits.flatten(1), labels) + penalty * total
 
     return loss

@@ -94,7 +94,7 @@ def bit_error_step(
         value = float(clean.detach())
         if value >= _CLEAN_SHARE * threshold:
             return value
-        with model.disturbed(disturb):
+        with model.disturbed(disturb, codes=True):
             faulty = loss(model, images, labels)
         if (value + float(faulty.detach())) / 2 > threshold:
             return value
