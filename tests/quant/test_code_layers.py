@@ -181,6 +181,16 @@ def test_codes_are_those_of_integer_arithmetic(layer: Layer) -> None:
 @example(layer=Layer(size=(4, 4), padding=(1, 1), kernel=(3, 3), channels=64, out=8, images=3))
 @example(layer=Layer(size=(2, 3), padding=(4, 4), kernel=(1, 1)))
 def test_gradients_are_those_of_float64(layer: Layer) -> None:
+    check_gradients(layer)
+
+
+@on_amx
+def test_gradients_summed_over_parts_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_layers, "_COLUMNS_BYTES", 2 * 2 * 25 * 27)  # two images
+    check_gradients(Layer(images=5, channels=3, size=(5, 5), padding=(1, 1), kernel=(3, 3), out=4))
+
+
+def check_gradients(layer: Layer) -> None:
     drawn = case(layer)
     leaves, truth = drawn.values(torch.float32), drawn.values(torch.float64)
     found = drawn.result(*leaves)
