@@ -33,6 +33,7 @@ from faultinj.report import write_report
 from faultinj.rows import FaultList, read_faults
 from faultinj.sampling import (
     ALLOCATIONS,
+    MAX_EXPERIMENTS,
     SITES,
     STRATA,
     FaultModel,
@@ -103,7 +104,9 @@ def main_parser() -> argparse.ArgumentParser:
     group("--faults-from", type=Path, metavar="FILE", help="instead: the faults of another "
           "campaign (rows.parquet) or of a JSON list")  # fmt: skip
     group = parser.add_argument_group("sampling").add_argument
-    group("--faults", type=int, metavar="N", help="experiments; by default from --margin")
+    group("--faults", type=int, metavar="N", help="experiments; by default from --margin; at most "
+          f"{MAX_EXPERIMENTS}, as fault list and rows are kept in memory beside --memory, about "
+          "3 KiB for each")  # fmt: skip
     group("--margin", type=float, default=0.01, metavar="E", help="wanted margin, in (0, 1)")
     group("--confidence", type=float, default=0.95, metavar="C", help="of intervals, in (0, 1)")
     group("--exhaustive", action="store_true", help="all faults there are")

@@ -32,7 +32,8 @@ _CLASSES = tuple(dict.fromkeys(name for names in REGISTERS.values() for name in 
 SITES = ("activations", "weights", "registers", *_CLASSES)
 STRATA = ("layer", "bit")
 ALLOCATIONS = ("proportional", "equal")
-# The most experiments of one campaign, exhaustive or not.
+# The most experiments of one campaign, exhaustive or not: parts are written as they are done, but
+# the fault list and the rows that the summary is made of stay in memory, some 3 KiB for each.
 MAX_EXPERIMENTS = 1_000_000
 
 
