@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tiny_model import open_tiny
 
 from dse.bench import Bench, Loaded, codes, network
@@ -20,7 +21,7 @@ from dse.stages import (
     protection,
     voltage_curve,
 )
-from dse.weight_faults import IMAGES, curve_rates
+from dse.weight_faults import IMAGES, curve_rates, save_chip_codes
 from faultinj.protection import UNPROTECTED, Protection, run_node
 from faultinj.random_maps import random_map
 from faultinj.sram import RATES
@@ -28,6 +29,7 @@ from quant import engine
 from quant.chip_training import merge_maps
 from quant.faq import fault_aware_codes, load_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
+from quant.method_names import parse_method
 from quant.network import Gemm, IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, weight_codes
 from trilat.errors import InputError
@@ -203,6 +205,15 @@ def test_chip_files_take_the_place_of_drawn_chips_and_are_trained_for(tmp_path: 
     assert value["mean"] == pytest.approx(np.mean(expected))
     assert value["conversion"] == "for the merged map (majority)"
     assert max(curve_rates(bench, 0.03)) == 0.03  # beyond it the files say nothing
+    # What a point's folder says to store is what was measured, for each chip or for both.
+    for name in ("retrain:majority", "ptq+faq"):
+        design = replace(PTQ, method=name)
+        loaded = network(bench, design)
+        save_chip_codes(tmp_path / "codes.safetensors", bench, loaded, parse_method(name))
+        stored = load_file(tmp_path / "codes.safetensors")
+        expected = accuracies(bench, loaded, maps, [stored["0"], stored["1"]])
+        assert faulty(bench, design, 0.03)["mean"] == pytest.approx(np.mean(expected))
+        assert np.array_equal(stored["0"], stored["1"]) == (name != "ptq+faq")
 
 
 def test_a_study_belongs_to_its_chips(tmp_path: Path) -> None:
