@@ -181,7 +181,7 @@ def save_chip_codes(path: Path, bench: Bench, loaded: Loaded, method: Method) ->
         )
         stored.append(fault_aware_codes(plain, faults, unrounded=unrounded))
     arrays = {str(k): stored[k % len(stored)] for k in range(len(chips))}
-    about = {"network": network.content_hash(), "rate": bench.chip_rate}
+    about: dict[str, Any] = {"network": network.content_hash(), "rate": bench.chip_rate}
     about["files"] = [str(file) for file in bench.settings.chips]
     with replacing(path) as temporary:
         save_file(arrays, temporary, metadata={"trilat.chip_codes": json.dumps(about)})
