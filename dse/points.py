@@ -17,6 +17,7 @@ from dse.evaluation import Point
 from dse.records import Design, PointRecord, TrialRecord
 from dse.stages import accuracy, accuracy_under_faults, fault_inputs, protection, simulators
 from dse.store import Result
+from dse.weight_faults import save_chip_codes
 from faultinj.campaign import run_campaign
 from faultinj.lowering import lower
 from faultinj.protection import Protection, forward
@@ -245,11 +246,13 @@ def _write_artefacts(
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    converted = parse_method(trial.design.method).converts
-    for name in ("network.safetensors", "network.onnx", *([UNROUNDED] if converted else [])):
+    method = parse_method(trial.design.method)
+    for name in ("network.safetensors", "network.onnx", *([UNROUNDED] if method.converts else [])):
         _place(loaded.result.folder / name, folder / name, loaded.network.content_hash())
     with replacing(folder / "accelerator.v") as temporary:
         shutil.copyfile(verilog.folder / "accelerator.v", temporary)
+    if method.converts and bench.chips:
+        save_chip_codes(folder / "chip_codes.safetensors", bench, loaded, method)
     if unit.bounds is not None:
         write_json(folder / "bounds.json", unit.bounds.to_json())
     write_json(folder / "area_delay.json", trial.cost)

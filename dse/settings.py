@@ -325,9 +325,9 @@ def _chips(text: str) -> tuple[Path, ...]:
 
 
 def _faults(text: str, kind: str | None, count: str | None, *, files: bool) -> Faults:
-    site, colon, rate = text.partition(":")
+    site, _, rate = text.partition(":")
     if site not in FAULT_SITES:
-        site, colon, rate = "activations", "", text
+        site, rate = "activations", text
     for flag, value in (("--fault-kind", kind), ("--chips", count)):
         if value is not None and site != "weights":
             raise InputError(f"{flag} is for --faults weights")
@@ -337,7 +337,7 @@ def _faults(text: str, kind: str | None, count: str | None, *, files: bool) -> F
         raise unknown_name("fault-kind", kind, list(MAP_KINDS))
     return Faults(
         site=site,
-        rate=_rate(rate if rate or colon else "auto"),
+        rate=None if site == text else _rate(rate, text),
         kind=kind or "flip",
         chips=DEFAULT_CHIPS if count is None else _integer("chips", count, 1),
     )
@@ -384,11 +384,11 @@ def _integer(name: str, text: str, low: int) -> int:
     return value
 
 
-def _rate(text: str) -> float | None:
-    if text == "auto":
+def _rate(rate: str, text: str) -> float | None:
+    if rate == "auto":
         return None
     try:
-        value = float(text)
+        value = float(rate)
     except ValueError:
         value = math.nan
     if not 0 < value < 1:

@@ -9,22 +9,27 @@ have their bits in the same cells.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dse.bench import UNROUNDED, Bench, Loaded, chip_files, codes, key
+from safetensors.numpy import save_file
+
+from dse.bench import UNROUNDED, Bench, Loaded, chip_files, codes, key, objective_chips
 from dse.store import Result
 from faultinj.chip_campaign import ChipResult, accuracy_over_chips, calibrate_chip_rate
 from faultinj.protection import Protection
 from faultinj.random_maps import RandomChips
 from faultinj.sram import RATES
-from quant.faq import load_unrounded
+from quant.chip_training import merge_maps
+from quant.faq import fault_aware_codes, load_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
 from quant.method_names import Method, parse_method
 from quant.network import IntegerNetwork
-from quant.weight_memory import weight_codes
+from quant.weight_memory import WeightMapping, faults_of_weights, weight_codes
+from trilat.files import replacing
 
 IMAGES = 192  # of the validation split (or test split), as for faults in activations
 # A curve over the rates ends where so many points are lost: nobody runs a memory there.
@@ -152,6 +157,34 @@ def as_faulty(result: ChipResult, network: IntegerNetwork, method: Method) -> di
         "bits": bits,
         "faulty_bits": result.rate * bits,
     }
+
+
+def save_chip_codes(path: Path, bench: Bench, loaded: Loaded, method: Method) -> None:
+    """Write the codes to store on each chip of the chip files: one safetensors file.
+
+    Args:
+        path: of the file. Its arrays ``0``, ``1``, ... are those of the chips, in order, int8
+            (weights,) as of `quant.weight_memory.weight_codes`; its metadata names network, rate
+            and chip files.
+        bench: of the run.
+        loaded: the network.
+        method: one that converts.
+    """
+    network, chips = loaded.network, objective_chips(bench)
+    plain = weight_codes(network)
+    unrounded = load_unrounded(loaded.result.folder / UNROUNDED, network)
+    maps = chips if method.policy is None or method.faq else (merge_maps(chips, method.policy),)
+    stored = []
+    for chip in maps:
+        faults = faults_of_weights(
+            chip, weights=len(plain), bits=network.weight_bits, mapping=WeightMapping()
+        )
+        stored.append(fault_aware_codes(plain, faults, unrounded=unrounded))
+    arrays = {str(k): stored[k % len(stored)] for k in range(len(chips))}
+    about: dict[str, Any] = {"network": network.content_hash(), "rate": bench.chip_rate}
+    about["files"] = [str(file) for file in bench.settings.chips]
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata={"trilat.chip_codes": json.dumps(about)})
 
 
 def curve_rates(bench: Bench, rate: float) -> tuple[float, ...]:

@@ -454,6 +454,13 @@ def test_command_reproduces_the_settings(words):
     assert rebuilt == settings
 
 
+@pytest.mark.parametrize("words", ["auto", "activations", "activations:auto"])
+def test_faults_in_activations_are_the_default(words):
+    assert parse(["--faults", words]) == parse([])
+    assert parse(["--faults", "activations:1e-3"]) == parse(["--faults", "1e-3"])
+    assert parse(["--faults", "weights:auto"]) == parse(["--faults", "weights"])
+
+
 def test_help_names_every_variable_and_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(["--help"])

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tiny_model import open_tiny
 
 from dse.bench import Bench, Loaded, codes, network
 from dse.records import Design
-from dse.stages import TARGET_DROP, accuracy_under_faults, fault_rate, protection, voltage_curve
-from dse.weight_faults import IMAGES, curve_rates
+from dse.stages import (
+    TARGET_DROP,
+    accuracy_under_faults,
+    fault_rate,
+    open_stages,
+    protection,
+    voltage_curve,
+)
+from dse.weight_faults import IMAGES, curve_rates, save_chip_codes
 from faultinj.protection import UNPROTECTED, Protection, run_node
 from faultinj.random_maps import random_map
 from faultinj.sram import RATES
@@ -21,9 +29,11 @@ from quant import engine
 from quant.chip_training import merge_maps
 from quant.faq import fault_aware_codes, load_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
+from quant.method_names import parse_method
 from quant.network import Gemm, IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, weight_codes
 from trilat.errors import InputError
+from trilat.progress import NoProgress
 
 PTQ = Design(method="ptq", weight_bits=4, act_bits=4, protect="none", rows=2, cols=2)
 STUCK = ("--faults", "weights:0.03", "--fault-kind", "stuck", "--chips", "5")
@@ -195,6 +205,25 @@ def test_chip_files_take_the_place_of_drawn_chips_and_are_trained_for(tmp_path: 
     assert value["mean"] == pytest.approx(np.mean(expected))
     assert value["conversion"] == "for the merged map (majority)"
     assert max(curve_rates(bench, 0.03)) == 0.03  # beyond it the files say nothing
+    # What a point's folder says to store is what was measured, for each chip or for both.
+    for name in ("retrain:majority", "ptq+faq"):
+        design = replace(PTQ, method=name)
+        loaded = network(bench, design)
+        save_chip_codes(tmp_path / "codes.safetensors", bench, loaded, parse_method(name))
+        stored = load_file(tmp_path / "codes.safetensors")
+        expected = accuracies(bench, loaded, maps, [stored["0"], stored["1"]])
+        assert faulty(bench, design, 0.03)["mean"] == pytest.approx(np.mean(expected))
+        assert np.array_equal(stored["0"], stored["1"]) == (name != "ptq+faq")
+
+
+def test_a_study_belongs_to_its_chips(tmp_path: Path) -> None:
+    paths = saved_chips(tmp_path, 1000)
+    found = []
+    for path in (*paths, None):
+        chip = ("--chip", path) if path else ()
+        bench = open_tiny(tmp_path, "--method", "ptq", "--faults", "weights", *chip)
+        found.append(open_stages(bench.settings, bench.store, NoProgress()).identity)
+    assert found[0] != found[1] and "chip" not in found[2]
 
 
 @pytest.mark.parametrize(
