@@ -25,13 +25,7 @@ from faultinj.faults import KINDS, REGISTERS, RegisterFault, to_json
 from faultinj.register_times import idle_start
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
-from hdl.registers import (
-    CONTROL_CLASSES,
-    LIMIT_CLASSES,
-    register_classes,
-    register_places,
-    register_slice,
-)
+from hdl.registers import CONTROL_CLASSES, register_classes, register_places, register_slice
 from hdl.tile import TileJob, TileOutput
 from sim.cycles import stream_cycles
 from sim.inject import COMPLETE, FaultyRun, Injector
@@ -166,24 +160,21 @@ def edge_tile(config: AcceleratorConfig, rng: np.random.Generator) -> TileJob:
     weights[depth:] = 0
     weights[:, width:] = 0
     nothing = np.arange(config.cols) >= width
-    limits: dict[str, np.ndarray] = {}
-    if not config.layer_bounds:
-        limits = {
-            name: np.where(nothing, np.zeros_like(getattr(job, name)), getattr(job, name))
-            for name in LIMIT_CLASSES
-        }
-    # As `faultinj.lowering.lower` fills them: what such a column gives is within its limits.
-    zero = np.clip(0, job.lo, job.hi) if config.layer_bounds else 0
+    # As `faultinj.lowering.lower` fills columns past N: what they give is within their limits.
+    shared = config.layer_bounds
+    alone = nothing & (not shared)
+    factor = job.multiplier
     return replace(
         job,
         acts=acts,
         weights=weights,
-        bias=np.where(nothing, zero, job.bias),
+        bias=np.where(nothing, np.clip(0, job.lo, job.hi) if shared else 0, job.bias),
         shift=np.where(nothing, 0, job.shift),
-        multiplier=None
-        if job.multiplier is None
-        else np.where(nothing, int(config.layer_bounds), job.multiplier),
-        **limits,
+        multiplier=None if factor is None else np.where(nothing, int(shared), factor),
+        lo=np.where(alone, 0, job.lo),
+        hi=np.where(alone, 0, job.hi),
+        lo_is_bound=job.lo_is_bound & ~alone,
+        hi_is_bound=job.hi_is_bound & ~alone,
     )
 
 

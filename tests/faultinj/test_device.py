@@ -37,7 +37,7 @@ def test_the_stand_in_refuses_what_cuda_refuses():
 
 def check(device, make, kind, array):
     network, config, codes, protection = design(make, kind, **array)
-    experiments = random_experiments(network, config, len(codes), 24, seed=4)
+    experiments = random_experiments(network, config, len(codes), 16, seed=4)
     for options in (EngineOptions(), EngineOptions(restart=False, window=False, drop=False),
                     EngineOptions(top1_bound=True)):  # fmt: skip
         if options.top1_bound and kind != "none":
