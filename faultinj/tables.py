@@ -114,6 +114,8 @@ def gather(
         lowest: pixels outside of the map are the lowest code, instead of 0.
     """
     height, width = table.height, table.width
+    if len(images) == 1:
+        return _rectangle(table, int(images), (int(top), int(left)), size, lowest)[None]
     if size == (1, 1) == (height, width):
         rows = images
     else:
@@ -123,6 +125,27 @@ def gather(
         inside = ((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]
         rows = torch.where(inside, rows, len(table.rows) - (1 if lowest else 2)).view(-1)
     return select_rows(table.rows, rows).view(len(images), *size, table.channels)
+
+
+def _rectangle(
+    table: Table, image: int, at: tuple[int, int], size: tuple[int, int], lowest: bool
+) -> Tensor:
+    """Return one rectangle as `gather` does, (h, w, C), by slices: there is no index to make."""
+    rows, y = _meeting(at[0], size[0], table.height)
+    columns, x = _meeting(at[1], size[1], table.width)
+    golden = table.maps()[image, rows, columns]
+    if golden.shape[:2] == size:
+        return golden.clone(memory_format=torch.contiguous_format)
+    patch = table.rows[-1 if lowest else -2].repeat(*size, 1)
+    patch[y, x] = golden
+    return patch
+
+
+def _meeting(start: int, length: int, extent: int) -> tuple[slice, slice]:
+    """Return where `length` places from `start` on meet 0..extent - 1: there, and among them."""
+    first = min(max(start, 0), extent)
+    end = max(min(start + length, extent), first)
+    return slice(first, end), slice(first - start, end - start)
 
 
 def place(window: Window, patch: Tensor, top: Tensor, left: Tensor) -> None:
@@ -135,6 +158,11 @@ def place(window: Window, patch: Tensor, top: Tensor, left: Tensor) -> None:
     """
     count, height, width, channels = patch.shape
     h, w = window.size
+    if count == 1:
+        rows_in, y = _meeting(int(window.top) - int(top), h, height)
+        columns_in, x = _meeting(int(window.left) - int(left), w, width)
+        patch[0, rows_in, columns_in] = window.codes[0, y, x]
+        return
     ys = (window.top - top)[:, None] + torch.arange(h, device=patch.device)
     xs = (window.left - left)[:, None] + torch.arange(w, device=patch.device)
     inside = ((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]
