@@ -86,6 +86,7 @@ def main_parser() -> argparse.ArgumentParser:
     add("--bits", default=",".join(map(str, WIDTHS)), help="widths, by commas, in the order in "
         "which they are computed")  # fmt: skip
     add("--float-epochs", type=int, metavar="N", help="of float training (default: by the data)")
+    add("--qat-epochs", type=int, metavar="N", help="of fine-tuning (default: by the network)")
     add("--faults", type=int, default=full.faults, metavar="N", help="per site and cell")
     add("--images", type=int, default=full.images, metavar="N", help="of the test split")
     add("--rates", default=_listed(full.rates), help="flips per stored bit, for every protection")
@@ -208,7 +209,7 @@ def _wanted(arguments: argparse.Namespace) -> tuple[Effort, Ladder, list[Case]]:
             if one not in accepted:
                 wanted = ", ".join(map(str, accepted))
                 raise InputError(f"{one!r} is none of the accepted: {wanted}")
-    for name in ("faults", "images", "ladder_images", "float_epochs"):
+    for name in ("faults", "images", "ladder_images", "float_epochs", "qat_epochs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
@@ -219,6 +220,7 @@ def _wanted(arguments: argparse.Namespace) -> tuple[Effort, Ladder, list[Case]]:
         rows=arguments.rows,
         cols=arguments.cols,
         float_epochs=arguments.float_epochs,
+        epochs=arguments.qat_epochs,
         seed=arguments.seed,
     )
     ladder = Ladder(rates=steps, images=arguments.ladder_images, flips=flips)
@@ -253,32 +255,43 @@ class _Prepared:
 
 def _measure(bench: Bench, folder: Path | None, cases: Sequence[Case], measured: Measured) -> None:
     """Fill in `measured`: what tells most for all networks before what tells less."""
-    ready: dict[Case, _Prepared] = {}
     sets = {name: _data(folder, name, bench) for name in dict.fromkeys(c.data for c in cases)}
     for case in cases:
         if sets[case.data] is None:
             where = f"no {case.data}/ in {folder}" if folder else "no --data"
             measured.missing.append(f"{case.label()}: {where}")
-    for group in GROUPS:
-        for case in cases:
-            data = sets[case.data]
-            if data is None:
-                continue
+    known = [case for case in cases if sets[case.data] is not None]
+    ready: dict[Case, _Prepared] = {}
+
+    def cells(group: Sequence[Variant]) -> None:
+        for case in known:
             if case not in ready:
+                data = sets[case.data]
+                assert data is not None
                 try:
                     network = network_of(bench, case, data)
                 except MissingError:
-                    measured.missing += [
-                        f"{case.label()}, {v.label()}: not computed" for v in group
-                    ]
+                    names = (f"{case.label()}, {variant.label()}" for variant in group)
+                    measured.missing += [f"{name}: not computed" for name in names]
                     continue
-                ready[case] = _Prepared(network=network, data=data, bounds=bounds_of(network, data))
+                bounds = bounds_of(network, data)
+                ready[case] = _Prepared(network=network, data=data, bounds=bounds)
             _measure_group(bench, case, ready[case], group, measured)
+
+    def luts(group: Sequence[Variant]) -> None:
         for bits in dict.fromkeys(case.bits for case in ready):
             _measure_luts(bench, bits, group, measured)
+
+    first, second, places = GROUPS
+    cells(first)
+    cells(second)
+    luts(first)
     for case, one in ready.items():
         if case.bits in bench.ladder.psum_bits:
             _measure_psums(bench, case, one, measured)
+    luts(second)
+    cells(places)
+    luts(places)
 
 
 def _measure_group(

@@ -107,52 +107,54 @@ def _site(plain: dict[str, Any] | None, mine: dict[str, Any] | None, site: str) 
     }
 
 
+HEADINGS = (
+    "network", "bits", "clean", "flips / bit", "unprotected", "best protection", "protected",
+    "gain", "gain, codes in 8-bit words", "critical single flips, before > after", "detected",
+    "blind", "alarms", "LUT",
+)  # fmt: skip
+
+
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the summary as one table."""
     table = Table(
-        title="Protection, in % (95 % interval). Under faults: each bit of stored activations flips "
-        "at the rate at which protection gains most; gain in points, paired by fault map",
+        title="Protection, in % (95 % interval). Under faults: each bit of stored activations "
+        "flips at the rate at which protection gains most; gain in points, paired by fault map",
         title_justify="left",
     )
-    headings = (
-        "network", "bits", "clean", "flips / bit", "unprotected", "best protection", "protected",
-        "gain", "gain, codes in 8-bit words", "critical single flips, before > after", "detected",
-        "blind", "alarms", "LUT",
-    )  # fmt: skip
-    for heading in headings:
+    for heading in HEADINGS:
         left = heading in ("network", "best protection")
         table.add_column(heading, justify="left" if left else "right")
     last = None
     for row in rows:
-        case, best, byte = Case(**row["case"]), row["code"], row["byte"]
-        if last not in (None, (case.model, case.method)):
+        network = row["case"]["model"], row["case"]["method"]
+        if last not in (None, network):
             table.add_section()
-        last = (case.model, case.method)
-        site, alarms = row["sites"][SITES[0]], row["false_alarms"]
-        detected = site.get("detected")
-        table.add_row(
-            f"{case.model} {case.method}",
-            str(case.bits),
-            _number(row["accuracy"]),
-            "-" if best is None else f"{best['rate']:g}",
-            _with_interval(best and best["unprotected"]),
-            Variant(**row["protection"]).label(),
-            _with_interval(best and best["protected"]),
-            _with_interval(best and best["gain"], sign="+"),
-            "-"
-            if byte is None
-            else f"{_with_interval(byte['gain'], sign='+')} at {byte['rate']:g}",
-            f"{_percent(site['unprotected'])} > {_percent(site['protected'])}",
-            "-" if not detected or not detected[1] else f"{100 * detected[0] / detected[1]:.0f}",
-            "-" if "blind" not in site else f"{100 * site['blind']['rate']:.0f}",
-            "-" if alarms is None else f"{100 * alarms['images'] / alarms['of']:.1f}",
-            "-" if row["lut_more"] is None else f"{row['lut_more']:+.1f}",
-        )
+        last = network
+        table.add_row(*summary_cells(row))
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def summary_cells(row: dict[str, Any]) -> list[str]:
+    """Return a row of the summary as texts, in the order of its headings."""
+    case, best, byte = Case(**row["case"]), row["code"], row["byte"]
+    site, alarms = row["sites"][SITES[0]], row["false_alarms"]
+    detected, more = site.get("detected"), row["lut_more"]
+    return [
+        f"{case.model} {case.method}",
+        str(case.bits),
+        "-" if row["accuracy"] is None else f"{row['accuracy']:.1f}",
+        "-" if best is None else f"{best['rate']:g}",
+        _with_interval(best and best["unprotected"]),
+        Variant(**row["protection"]).label(),
+        _with_interval(best and best["protected"]),
+        _with_interval(best and best["gain"], sign="+"),
+        "-" if byte is None else f"{_with_interval(byte['gain'], sign='+')} at {byte['rate']:g}",
+        f"{_percent(site['unprotected'])} > {_percent(site['protected'])}",
+        "-" if not detected or not detected[1] else f"{100 * detected[0] / detected[1]:.0f}",
+        "-" if "blind" not in site else f"{100 * site['blind']['rate']:.0f}",
+        "-" if alarms is None else f"{100 * alarms['images'] / alarms['of']:.1f}",
+        "-" if more is None else f"{more:+.1f}",
+    ]
 
 
 def _percent(row: dict[str, Any] | None) -> str:
