@@ -285,10 +285,10 @@ def _measure(bench: Bench, folder: Path | None, cases: Sequence[Case], measured:
     first, second, places = GROUPS
     cells(first)
     cells(second)
-    luts(first)
     for case, one in ready.items():
         if case.bits in bench.ladder.psum_bits:
             _measure_psums(bench, case, one, measured)
+    luts(first)
     luts(second)
     cells(places)
     luts(places)
