@@ -191,9 +191,33 @@ def verdicts(rows: Sequence[dict[str, Any]], measured: Measured) -> list[str]:
                 f"{best['unprotected']['mean']:.1f} > {best['protected']['mean']:.1f} %); claimed "
                 f"{claimed:+g}: {verdict}"
             )
+        lines += blind_lines(measured, model)
     if line := lut_line(measured):
         lines.append(line)
     return lines
+
+
+def blind_lines(measured: Measured, model: str) -> list[str]:
+    """Return why gains are what they are: what a check of stored activations sees of flips."""
+    parts = []
+    for variant in (Variant(kind="clip"), Variant(kind="clip", granularity="channel")):
+        found = [
+            cell["sites"][SITES[0]]
+            for (case, one), cell in measured.cells.items()
+            if case.model == model and one == variant
+        ]
+        if found:
+            blind = [100 * site["blind"]["rate"] for site in found]
+            seen = [
+                100 * sum(row["detected"] for row in site["outcomes"].values()) / site["n"]
+                for site in found
+            ]
+            parts.append(
+                f"bounds per {variant.granularity}: blind to {min(blind):.0f} .. {max(blind):.0f}, "
+                f"detected {min(seen):.0f} .. {max(seen):.0f}"
+            )
+    text = f"measured, {model}, of 100 single flips in codes' own bits, clip at both places with "
+    return [text + "; ".join(parts)] if parts else []
 
 
 def lut_line(measured: Measured) -> str | None:
