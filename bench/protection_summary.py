@@ -108,9 +108,9 @@ def _site(plain: dict[str, Any] | None, mine: dict[str, Any] | None, site: str) 
 
 
 HEADINGS = (
-    "network", "bits", "clean", "flips / bit", "unprotected", "best protection", "protected",
-    "gain", "gain, codes in 8-bit words", "critical single flips, before > after", "detected",
-    "blind", "alarms", "LUT",
+    "network", "bits", "clean", "flips / bit", "unprotected", "best, at both", "protected", "gain",
+    "codes in 8-bit words: before > after, gain", "critical single flips", "detected", "blind",
+    "alarms", "LUT",
 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
         title_justify="left",
     )
     for heading in HEADINGS:
-        left = heading in ("network", "best protection")
+        left = heading in ("network", "best, at both")
         table.add_column(heading, justify="left" if left else "right")
     last = None
     for row in rows:
@@ -145,10 +145,13 @@ def summary_cells(row: dict[str, Any]) -> list[str]:
         "-" if row["accuracy"] is None else f"{row['accuracy']:.1f}",
         "-" if best is None else f"{best['rate']:g}",
         _with_interval(best and best["unprotected"]),
-        Variant(**row["protection"]).label(),
+        Variant(**row["protection"]).label().replace(" at both, per", ","),
         _with_interval(best and best["protected"]),
         _with_interval(best and best["gain"], sign="+"),
-        "-" if byte is None else f"{_with_interval(byte['gain'], sign='+')} at {byte['rate']:g}",
+        "-"
+        if byte is None
+        else f"at {byte['rate']:g} {byte['unprotected']['mean']:.1f} > "
+        f"{byte['protected']['mean']:.1f}, {_with_interval(byte['gain'], sign='+')}",
         f"{_percent(site['unprotected'])} > {_percent(site['protected'])}",
         "-" if not detected or not detected[1] else f"{100 * detected[0] / detected[1]:.0f}",
         "-" if "blind" not in site else f"{100 * site['blind']['rate']:.0f}",
