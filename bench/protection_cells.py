@@ -265,8 +265,8 @@ def measure(
                     bench, network, variant, protection, codes, labels, site, rows
                 )
                 if plain is not None:
-                    found = compare_files(plain.folder / rows.name, rows)
-                    sites[site]["paired"] = asdict(found)
+                    paired = compare_files(plain.folder / rows.name, rows)
+                    sites[site]["paired"] = asdict(paired)
                 advance(1)
         return {
             **_clean(network, protection, codes, labels),

@@ -141,7 +141,7 @@ def best_step(
     chosen, reported = slice(0, choosing), slice(choosing, None)
     variant, step = max(
         ((variant, step) for variant in others for step in range(len(plain))),
-        key=lambda one: float(gain(*one, chosen).mean()),
+        key=lambda one: float(gain(one[0], one[1], chosen).mean()),
     )
     values = {
         "unprotected": plain[step]["accuracies"][reported],
