@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ from quant.models import build_model, load_weights
 from quant.network import Gemm, IntegerNetwork
 from quant.quantize import quantize
 from quant.training import train_float
+from trilat.files import content_hash
 from trilat.progress import Progress
 
 SITES = ("activations", "pe_activation")
@@ -60,17 +63,22 @@ class Variant:
         return f"{self.kind} at {self.place}{per}"
 
 
-# The input check has one pair of bounds per layer, whatever the granularity.
-VARIANTS = (
-    Variant(kind="none"),
-    *(
+# What is measured for all networks before the next group; the first group tells the most.
+GROUPS = (
+    (Variant(kind="none"), Variant(kind="clip")),
+    (
+        Variant(kind="clip", granularity="channel"),
+        Variant(kind="zero"),
+        Variant(kind="zero", granularity="channel"),
+    ),
+    # The input check has one pair of bounds per layer, whatever the granularity.
+    tuple(
         Variant(kind=kind, place=place, granularity=granularity)
         for kind in ("clip", "zero")
-        for place in ("input", "output", "both")
-        for granularity in ("layer", "channel")
-        if (place, granularity) != ("input", "channel")
+        for place, granularity in (("output", "layer"), ("output", "channel"), ("input", "layer"))
     ),
 )
+VARIANTS = tuple(variant for group in GROUPS for variant in group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,24 +121,50 @@ class Effort:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """What is measured at rising fault rates, to find where protection gains most.
+
+    Attributes:
+        rates: flips per bit of a stored word.
+        choosing, reporting: fault maps per image: those at which rate and protection are chosen,
+            and others, from which their figures come; so the choice does not flatter them.
+        images: of the test split.
+        flips: simultaneous flips in psum registers, per inference.
+        psum_experiments: inferences with such flips.
+        psum_bits: widths at which psum registers are looked at.
+    """
+
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    choosing: int = 4
+    reporting: int = 8
+    images: int = 250
+    flips: tuple[int, ...] = (1, 32, 256)
+    psum_experiments: int = 150
+    psum_bits: tuple[int, ...] = (8, 4, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Store, effort and progress of a run.
 
     Attributes:
         store: of the results.
         effort: how much is measured.
+        ladder: what is measured at rising rates.
         progress: where to report.
-        compute: whether to compute what is not stored; else it is missing.
+        until: on `time.monotonic`'s clock, when to stop computing: from then on, what is not stored
+            is missing.
     """
 
     store: Store
     effort: Effort
+    ladder: Ladder
     progress: Progress
-    compute: bool
+    until: float
 
 
 class MissingError(Exception):
-    """A result that is not stored, where nothing is to be computed."""
+    """A result that is not stored, when nothing is to be computed any more."""
 
 
 def network_of(bench: Bench, case: Case, data: DataSet) -> IntegerNetwork:
@@ -172,9 +206,9 @@ def network_of(bench: Bench, case: Case, data: DataSet) -> IntegerNetwork:
         )
         result.network.save(folder / "network.safetensors")
 
-    trained = _stored(bench, "protection-float", inputs, train)
+    trained = stored(bench, "protection-float", inputs, train)
     inputs |= {"method": case.method, "bits": case.bits, "qat_epochs": effort.epochs}
-    found = _stored(bench, "protection-network", inputs, quantized)
+    found = stored(bench, "protection-network", inputs, quantized)
     return IntegerNetwork.load(found.folder / "network.safetensors")
 
 
@@ -200,17 +234,29 @@ def measure(
         "variant": asdict(variant),
         "effort": asdict(effort),
     }
-    plain = None
-    if variant.kind != "none":
-        plain = bench.store.find(
-            "protection-cell", _json({**inputs, "variant": asdict(VARIANTS[0])})
-        )
+
+    def of(other: Variant) -> Result | None:
+        return bench.store.find("protection-cell", _json({**inputs, "variant": asdict(other)}))
+
+    plain = None if variant.kind == "none" else of(VARIANTS[0])
+    protection = protection_of(variant, bounds)
+
+    def twin() -> Result | None:
+        """Return the cell of a unit that does the same in this network, e.g. one that is blind."""
+        mine = behaviour(network, protection)
+        same = (v for v in VARIANTS if behaviour(network, protection_of(v, bounds)) == mine)
+        return next(filter(None, map(of, same)), None)
 
     def compute(folder: Path) -> dict[str, Any]:
+        found = None if plain is None else twin()
+        if plain is not None and found is not None:
+            for site in SITES:
+                rows = folder / f"{site}.parquet"
+                shutil.copyfile(found.folder / rows.name, rows)
+                paired = compare_files(plain.folder / rows.name, rows)
+                found.value["sites"][site]["paired"] = asdict(paired)
+            return dict(found.value)
         codes, labels = image_codes(network, data.test, effort.images)
-        protection = UNPROTECTED
-        if variant.kind != "none":
-            protection = Protection(**asdict(variant), bounds=bounds)
         with bench.progress.task(f"{case.label()}, {variant.label()}", len(SITES)) as advance:
             sites = {}
             for site in SITES:
@@ -219,8 +265,8 @@ def measure(
                     bench, network, variant, protection, codes, labels, site, rows
                 )
                 if plain is not None:
-                    found = compare_files(plain.folder / rows.name, rows)
-                    sites[site]["paired"] = asdict(found)
+                    paired = compare_files(plain.folder / rows.name, rows)
+                    sites[site]["paired"] = asdict(paired)
                 advance(1)
         return {
             **_clean(network, protection, codes, labels),
@@ -239,7 +285,28 @@ def measure(
             "sites": sites,
         }
 
-    return dict(_stored(bench, "protection-cell", inputs, compute).value)
+    return dict(stored(bench, "protection-cell", inputs, compute).value)
+
+
+def protection_of(variant: Variant, bounds: Bounds) -> Protection:
+    """Return what a variant does with profiled bounds."""
+    return Protection(**asdict(variant), bounds=bounds) if variant.kind != "none" else UNPROTECTED
+
+
+def behaviour(network: IntegerNetwork, protection: Protection) -> str:
+    """Return a hash over all that a protection does in a network: equal ones give equal results.
+
+    Units with different names do the same where bounds are blind, or agree.
+    """
+    limits: list[Any] = []
+    active = False
+    for node in network.gemms():
+        fmt, read = network.format_of(node.inputs[0]), input_limits(network, node, protection)
+        out = output_limits(node, protection)
+        arrays = (out.lo, out.hi, out.lo_is_bound, out.hi_is_bound)
+        limits.append([read, [array.tolist() for array in arrays]])
+        active |= read != (fmt.lo, fmt.hi) or bool((out.lo_is_bound | out.hi_is_bound).any())
+    return content_hash([protection.kind if active else "none", limits])
 
 
 def bounds_of(network: IntegerNetwork, data: DataSet) -> Bounds:
@@ -356,6 +423,23 @@ def _full_output(node: Gemm, protection: Protection) -> bool:
     return not (limits.lo_is_bound.any() or limits.hi_is_bound.any())
 
 
+def unit_of(bench: Bench, bits: int, variant: Variant) -> AcceleratorConfig:
+    """Return the accelerator whose LUTs a variant takes: one for all networks of a width.
+
+    An unprotected array saturates at the ends of its layer's range, so bounds per layer are what
+    it has anyway.
+    """
+    return AcceleratorConfig(
+        rows=bench.effort.rows,
+        cols=bench.effort.cols,
+        act_bits=bits,
+        weight_bits=bits,
+        protect=variant.kind,
+        protect_place=variant.place,
+        bounds=variant.granularity,
+    )
+
+
 def lut_of(bench: Bench, config: AcceleratorConfig) -> dict[str, Any]:
     """Return lut, ff, dsp and bram36 of an accelerator on xc7; raises MissingError."""
 
@@ -364,13 +448,19 @@ def lut_of(bench: Bench, config: AcceleratorConfig) -> dict[str, Any]:
         return {name: getattr(cost, name) for name in ("lut", "ff", "dsp", "bram36")}
 
     inputs = {"format": _FORMAT, "config": config.to_json()}
-    return dict(_stored(bench, "protection-lut", inputs, compute).value)
+    return dict(stored(bench, "protection-lut", inputs, compute).value)
 
 
-def _stored(
+def stored(
     bench: Bench, stage: str, inputs: dict[str, Any], compute: Callable[[Path], Any]
 ) -> Result:
-    if not bench.compute:
+    """Return a stored result, or compute and store it; raises MissingError where that is not to be.
+
+    Args:
+        bench: whose store.
+        stage, inputs, compute: as of `Store.run`.
+    """
+    if time.monotonic() > bench.until:
         found = bench.store.find(stage, _json(inputs))
         if found is None:
             raise MissingError(stage)

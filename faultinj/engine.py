@@ -24,7 +24,14 @@ from quant.network import Gemm, IntegerNetwork
 from trilat.errors import InputError
 from trilat.progress import NoProgress, Progress
 
-__all__ = ["EngineOptions", "FaultOutcomes", "check_options", "run_faults", "run_on"]
+__all__ = [
+    "EngineOptions",
+    "FaultOutcomes",
+    "check_options",
+    "prepared_design",
+    "run_faults",
+    "run_on",
+]
 
 MEMORY_BYTES = 4 << 30
 _MAX_BATCH = 256
@@ -84,7 +91,7 @@ def run_faults(
     check_options(options, protection)
     memory_only = all(isinstance(f, MemoryFault) for e in experiments for f in e)
     cols = _ONE_PASS if memory_only else config.cols
-    design = _design(network, protection, cols, options.int8)
+    design = prepared_design(network, protection, cols=cols, int8=options.int8)
     model = LayerFaultModel(design, config)
     plan = plan_of(model, experiments, len(codes))
     outcomes = _empty(len(experiments))
@@ -137,8 +144,10 @@ def run_on(
 _designs: list[Design] = []
 
 
-def _design(network: IntegerNetwork, protection: Protection, cols: int, int8: bool) -> Design:
-    """Return a prepared design, the same one where all of it is the same."""
+def prepared_design(
+    network: IntegerNetwork, protection: Protection, *, cols: int = _ONE_PASS, int8: bool = True
+) -> Design:
+    """Return a prepared design, one of the last ones where all of it is the same."""
     for kept in _designs:
         same = kept.network is network and kept.protection is protection
         if same and (kept.cols, kept.int8) == (cols, int8):

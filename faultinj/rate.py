@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faultinj.protection import UNPROTECTED, Protection, run_node
+from faultinj.engine import prepared_design
+from faultinj.golden import Design, element_index, padded
+from faultinj.protection import UNPROTECTED, Protection
 from faultinj.stats import bootstrap_interval
 from faultinj.storage import Storage, flip, stored_activations
 from quant import engine
@@ -24,7 +26,7 @@ from trilat.progress import NoProgress, Progress
 
 # Cells per code in a fault map, whatever its width: designs of all widths share their maps.
 _LANES = 8
-_BATCH = 64
+_BATCH = 128
 MAX_RATE = 0.5
 # Fault maps kept for the next design, and the expected flips up to which they are: 256 MiB.
 _KEPT_MAPS, _KEPT_FLIPS = 2048, 1 << 15
@@ -100,10 +102,9 @@ def accuracy_under_rate(
     start = time.perf_counter()
     _check(codes, rate, repetitions)
     truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
-    golden = _accuracy(network, codes, truth, protection)
-    values = _accuracies(
-        network, codes, truth, rate, protection, repetitions, seed, progress or NoProgress()
-    )
+    design = prepared_design(network, protection)
+    golden = _accuracy(design, codes, truth)
+    values = _accuracies(design, codes, truth, rate, repetitions, seed, progress or NoProgress())
     low, high = bootstrap_interval(values, seed=seed, within=(0.0, 100.0))
     storage = stored_activations(network)
     return RateResult(
@@ -122,6 +123,26 @@ def accuracy_under_rate(
         flips_per_image=rate * storage.total_bits,
         seconds=time.perf_counter() - start,
     )
+
+
+def accuracies_under_rate(
+    network: IntegerNetwork,
+    codes: Tensor,
+    labels: np.ndarray | Tensor,
+    *,
+    rate: float,
+    protection: Protection = UNPROTECTED,
+    repetitions: int = 8,
+    seed: int = 0,
+) -> list[float]:
+    """Return the accuracy of every repetition in percent, to compare designs map by map.
+
+    Arguments and errors are those of `accuracy_under_rate`.
+    """
+    _check(codes, rate, repetitions)
+    truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
+    design = prepared_design(network, protection)
+    return _accuracies(design, codes, truth, rate, repetitions, seed, NoProgress())
 
 
 def calibrate_rate(
@@ -144,16 +165,12 @@ def calibrate_rate(
     """
     _check(codes, 0.0, repetitions)
     truth = torch.as_tensor(labels, dtype=torch.int64, device=codes.device)
-    golden = _accuracy(network, codes, truth, UNPROTECTED)
+    design = prepared_design(network, UNPROTECTED)
+    golden = _accuracy(design, codes, truth)
 
     def accuracy_at(rate: float) -> float:
-        return float(
-            np.mean(
-                _accuracies(
-                    network, codes, truth, rate, UNPROTECTED, repetitions, seed, NoProgress()
-                )
-            )
-        )
+        values = _accuracies(design, codes, truth, rate, repetitions, seed, NoProgress())
+        return float(np.mean(values))
 
     return find_rate(
         accuracy_at,
@@ -258,36 +275,33 @@ def _check(codes: Tensor, rate: float, repetitions: int) -> None:
         raise InputError("accuracy under faults needs at least one image")
 
 
-def _accuracy(
-    network: IntegerNetwork, codes: Tensor, truth: Tensor, protection: Protection
-) -> float:
+def _accuracy(design: Design, codes: Tensor, truth: Tensor) -> float:
     """Return the fault-free accuracy in percent."""
-    storage, correct = stored_activations(network), 0
+    storage, correct = stored_activations(design.network), 0
     none = np.zeros((3, 0), dtype=np.int64)
     for part in torch.arange(len(codes), device=codes.device).split(_BATCH):
-        scores = _faulty_logits(network, codes[part], storage, none, protection)
+        scores = _faulty_logits(design, codes[part], storage, none)
         correct += int((engine.top1(scores) == truth[part]).sum())
     return 100.0 * correct / len(codes)
 
 
 def _accuracies(
-    network: IntegerNetwork,
+    design: Design,
     codes: Tensor,
     truth: Tensor,
     rate: float,
-    protection: Protection,
     repetitions: int,
     seed: int,
     progress: Progress,
 ) -> list[float]:
     """Return the accuracy of every repetition in percent."""
-    storage = stored_activations(network)
+    storage = stored_activations(design.network)
     correct = np.zeros(repetitions, dtype=np.int64)
     with progress.task("accuracy under faults", repetitions * len(codes)) as advance:
         for runs, images in _batches(repetitions, len(codes)):
             flips = _draw(storage, seed, runs, images, rate)
             chosen = torch.from_numpy(images).to(codes.device)
-            scores = _faulty_logits(network, codes[chosen], storage, flips, protection)
+            scores = _faulty_logits(design, codes[chosen], storage, flips)
             right = (engine.top1(scores) == truth[chosen]).cpu().numpy()
             np.add.at(correct, runs, right)
             advance(len(runs))
@@ -316,34 +330,33 @@ def _draw(
     return flips[:, flips[2] < storage.bits]
 
 
-def _faulty_logits(
-    network: IntegerNetwork,
-    codes: Tensor,
-    storage: Storage,
-    flips: np.ndarray,
-    protection: Protection,
-) -> Tensor:
-    """Return the logits of a batch whose stored codes have `flips`, as of `_draw`."""
+def _faulty_logits(design: Design, codes: Tensor, storage: Storage, flips: np.ndarray) -> Tensor:
+    """Return the logits of a batch whose stored codes have `flips`, as of `_draw`.
+
+    The layers are the fault engine's, channels last: on the CPU's 8-bit units where it has them.
+    """
+    network = design.network
     tensor, element = storage.locate(flips[1])
     order = np.argsort(tensor.astype(np.uint16), kind="stable")
     ends = np.searchsorted(tensor[order], np.arange(len(storage.names) + 1))
-    last_use = {name: node.name for node in network.nodes for name in node.inputs}
-    values = {"input": codes.clone()}
+    values = {"input": codes.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)}
 
     def inject(name: str) -> None:
         if name in storage.names:
             index = storage.names.index(name)
             mine = order[ends[index] : ends[index + 1]]
-            fmt = network.format_of(name)
-            flip(values[name], fmt, flips[0, mine], element[mine], flips[2, mine])
+            channels, _, width = storage.shapes[index]
+            channel, row, column = element_index(storage.shapes[index], element[mine])
+            last = (row * width + column) * channels + channel
+            flip(values[name], network.format_of(name), flips[0, mine], last, flips[2, mine])
 
     inject("input")
-    for node in network.nodes:
-        values[node.name] = run_node(
-            network, node, [values[name] for name in node.inputs], protection
-        )
+    for index, node in enumerate(network.nodes):
+        layer = design.layers[node.name]
+        patches = [padded(layer, values[name]) for name in node.inputs]
+        values[node.name], _ = layer.run(patches, whole=True)
         inject(node.name)
         for name in node.inputs:
-            if last_use[name] == node.name:
+            if design.last_use[name] == index:
                 values.pop(name, None)
-    return values[network.nodes[-1].name]
+    return values[design.last].flatten(1)

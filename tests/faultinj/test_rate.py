@@ -12,9 +12,15 @@ import torch
 from integer_networks import brute_node, plain_network, random_codes, residual_network
 
 from faultinj.protection import Protection, forward, profile_bounds, run_node
-from faultinj.rate import accuracy_under_rate, calibrate_rate, fault_map
+from faultinj.rate import (
+    accuracies_under_rate,
+    accuracy_under_rate,
+    calibrate_rate,
+    fault_map,
+)
 from faultinj.storage import stored_activations
 from quant import engine
+from quant.network import Gemm
 from trilat.errors import InputError
 
 
@@ -54,7 +60,14 @@ def test_maps_differ_between_seeds_repetitions_and_images():
     assert len(maps) == 8
 
 
-def by_hand(network, codes, rate, repetition, seed):
+def checked(value, lo, hi, kind):
+    """Codes behind a range check, bounds (lo, hi) that broadcast."""
+    if kind == "zero":
+        return np.where((value < lo) | (value > hi), 0, value)
+    return np.clip(value, lo, hi)
+
+
+def by_hand(network, codes, rate, repetition, seed, protection=None):
     """Logits of each image by loops over Python integers."""
     storage = stored_activations(network)
     rows = []
@@ -79,7 +92,17 @@ def by_hand(network, codes, rate, repetition, seed):
 
         values = {"input": stored("input", image)}
         for node in network.nodes:
-            value = brute_node(network, node, [values[n] for n in node.inputs])
+            inputs = [values[n] for n in node.inputs]
+            guarded = protection is not None and isinstance(node, Gemm)
+            if guarded:
+                bounds = protection.bounds.tensors[node.inputs[0]]
+                lo, hi = min(bounds.lo, 0), max(bounds.hi, 0)
+                inputs = [checked(inputs[0], lo, hi, protection.kind)]
+            value = brute_node(network, node, inputs)
+            if guarded and node.output is not None:
+                bounds = protection.bounds.tensors[node.name]
+                ends = (bounds.channel_lo, bounds.channel_hi)
+                value = checked(value, *(end[:, None, None] for end in ends), protection.kind)
             values[node.name] = stored(node.name, value)
         rows.append(values[network.nodes[-1].name].reshape(-1))
     return np.stack(rows)
@@ -104,6 +127,22 @@ def test_accuracy_equals_brute_force(make, bits, flips):
     assert result.max == pytest.approx(max(expected))
     assert result.ci_low <= result.mean <= result.ci_high
     assert result.flips_per_image == pytest.approx(flips)
+
+
+@pytest.mark.parametrize("kind", ["clip", "zero"])
+@pytest.mark.parametrize("bits", [8, 5, 2])
+def test_protected_accuracy_equals_brute_force(kind, bits):
+    network, codes, labels = setup(bits=bits, images=4)
+    bounds = profile_bounds(network, codes[:1])
+    protection = Protection(kind=kind, granularity="channel", bounds=bounds)
+    rate = 100 / stored_activations(network).total_bits
+    found = accuracies_under_rate(
+        network, codes, labels, rate=rate, protection=protection, repetitions=3, seed=5
+    )
+    logits = [by_hand(network, codes, rate, r, 5, protection) for r in range(3)]
+    assert found == [100 * float(np.mean(one.argmax(axis=1) == labels)) for one in logits]
+    free = [by_hand(network, codes, rate, r, 5) for r in range(3)]
+    assert any((a != b).any() for a, b in zip(logits, free, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["clip", "zero"])
