@@ -39,7 +39,7 @@ COLOUR_METHODS = ("qat", *CLIPS, "saq:0.3", "clip:0.1+randbet:0.01")
 
 def cells(effort: Effort) -> list[Cell]:
     """Return the rows: LeNet-5, weights alone and a wide LeNet-5 on grey images, then VGG11."""
-    sets = [
+    sets: list[tuple[str, str, tuple[str, ...], tuple[float, ...]]] = [
         (MODEL, effort.grey, METHODS, RATES),
         (mitigation_quantizers.MODEL, effort.grey, WEIGHTS_ONLY, RATES),
     ]
