@@ -126,6 +126,8 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     for reason, cell_names in named.items():
         console.print(f"missing, {reason}: {'; '.join(cell_names)}", soft_wrap=True)
+    total = sum(len(cells) for cells in wanted.values())
+    console.print(f"{len(found)} of {total} cells are there")
     _write(arguments, bench, sections, findings, named, found)
     return 0
 
