@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The float networks: four built in, or the user's own, and the weights they start from."""
+"""A float network by its name, built in or the user's own, and the weights it starts from."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from quant.architectures import MODELS, Shape
 from trilat.errors import InputError, unknown_name
 from trilat.files import content_hash
 
-Shape = tuple[int, int, int]  # (C, H, W)
+__all__ = ["MODELS", "ModelSpec", "build_model", "load_weights", "seeded", "weights_normalization"]
+
+WIDEST = 4.0  # share of a published width; more is a mistyped number
 _VERSION = 1  # of the built-in networks; part of their identity
 
 
@@ -30,7 +34,7 @@ class ModelSpec:
     """A float network and what is known about it.
 
     Attributes:
-        name: e.g. ``"vgg11"``, or ``"file.py:factory"``.
+        name: e.g. ``"vgg11"``, ``"vgg11:0.25"`` or ``"file.py:factory"``.
         module: float32, in eval mode; takes (N, C, H, W), gives logits (N, num_classes).
         input_shape: (C, H, W) that it takes.
         identity: 16 hex digits that change whenever the architecture does; never with weights.
@@ -49,22 +53,29 @@ def build_model(spec: str, *, num_classes: int, data_shape: Shape, seed: int) ->
     input shape is the file's module attribute `input_shape`, else that of the data.
 
     Args:
-        spec: a name of `MODELS`, or ``path/to/file.py:factory``.
+        spec: a name of `MODELS`, alone or with the share of its channels that every hidden layer
+            has (``vgg11:0.25``), or ``path/to/file.py:factory``.
         num_classes: number of logits.
         data_shape: (C, H, W) of the data set.
         seed: of the initial weights; torch's own random state is left as it was.
 
     Raises:
-        InputError: unknown name, or a file whose factory gives no network for this data.
+        InputError: unknown name, a width out of range, or a file whose factory gives no network
+            for this data.
     """
-    if spec in MODELS:
-        factory, shape = MODELS[spec]
+    name = spec.partition(":")[0]
+    if name in MODELS:
+        factory, shape = MODELS[name]
+        width = _width(spec)
         with seeded(seed):
-            module = factory(num_classes)
-        identity = content_hash([_VERSION, spec, num_classes])
-        return ModelSpec(name=spec, module=module.eval(), input_shape=shape, identity=identity)
-    if ":" not in spec and not spec.endswith(".py"):
-        raise unknown_name("model", spec, [*MODELS, "path/to/file.py:factory"])
+            module = factory(num_classes, width)
+        name = name if width == 1 else f"{name}:{width:g}"
+        identity = content_hash([_VERSION, name, num_classes])
+        return ModelSpec(name=name, module=module.eval(), input_shape=shape, identity=identity)
+    # Names without a folder or suffix are no files, with or without a width.
+    if "/" not in name and not name.endswith(".py"):
+        accepted = [*MODELS, "NAME:WIDTH", "path/to/file.py:factory"]
+        raise unknown_name("model", name, accepted)
     return _user_model(spec, num_classes, data_shape, seed)
 
 
@@ -143,149 +154,27 @@ def weights_normalization(path: str | Path) -> tuple[tuple[float, ...], tuple[fl
     return mean, std
 
 
-def vgg11(num_classes: int) -> nn.Module:
-    """VGG11 with batch norm for 3x32x32 (Simonyan and Zisserman 2015), one linear layer."""
-    layers: list[nn.Module] = []
-    width = 3
-    for index, out in enumerate((64, 128, 256, 256, 512, 512, 512, 512), start=1):
-        layers += [nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-        if index in (1, 2, 4, 6, 8):
-            layers.append(nn.MaxPool2d(2))
-        width = out
-    return _Classifier(layers, nn.Linear(512, num_classes))
-
-
-def lenet5(num_classes: int) -> nn.Module:
-    """LeNet-5 for 1x28x28 (LeCun et al. 1998), with ReLU, max pooling and full connections."""
-    features = [
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    ]
-    classifier = nn.Sequential(
-        nn.Linear(400, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, num_classes),
-    )
-    return _Classifier(features, classifier)
-
-
-def alexnet(num_classes: int) -> nn.Module:
-    """AlexNet for 3x32x32: its five convolutions at small strides, two hidden linear layers."""
-    features: list[nn.Module] = [
-        nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(64, 192, 3, padding=1, bias=False),
-        nn.BatchNorm2d(192),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    ]
-    for width, out in ((192, 384), (384, 256), (256, 256)):
-        features += [
-            nn.Conv2d(width, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(),
-        ]
-    features.append(nn.MaxPool2d(2))
-    classifier = nn.Sequential(
-        nn.Dropout(0.5),
-        nn.Linear(256 * 2 * 2, 1024),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(1024, 512),
-        nn.ReLU(),
-        nn.Linear(512, num_classes),
-    )
-    return _Classifier(features, classifier)
-
-
-def resnet18(num_classes: int) -> nn.Module:
-    """ResNet-18 for 3x32x32 (He et al. 2016): a 3x3 stem without pooling, projections of 1x1."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, 64, 3, padding=1, bias=False),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-    ]
-    width = 64
-    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [_Residual(width, out, stride), _Residual(out, out, 1)]
-        width = out
-    layers.append(nn.AdaptiveAvgPool2d(1))
-    return _Classifier(layers, nn.Linear(512, num_classes))
-
-
-MODELS: dict[str, tuple[Callable[[int], nn.Module], Shape]] = {
-    "vgg11": (vgg11, (3, 32, 32)),
-    "lenet5": (lenet5, (1, 28, 28)),
-    "alexnet": (alexnet, (3, 32, 32)),
-    "resnet18": (resnet18, (3, 32, 32)),
-}
-
-
-class _Classifier(nn.Module):
-    """`features`, flattened, into `classifier`."""
-
-    def __init__(self, features: list[nn.Module], classifier: nn.Module) -> None:
-        super().__init__()
-        self.features = nn.Sequential(*features)
-        self.flatten = nn.Flatten()
-        self.classifier = classifier
-        _initialize(self)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.classifier(self.flatten(self.features(x)))
-        return out
-
-
-class _Residual(nn.Module):
-    """Basic block of ResNet: two 3x3 convolutions beside a shortcut."""
-
-    def __init__(self, width: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or width != out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(width, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
-            )
-        self.relu2 = nn.ReLU()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        out: torch.Tensor = self.relu2(y + self.shortcut(x))
-        return out
-
-
-def _initialize(module: nn.Module) -> None:
-    """He initialization for layers before a ReLU; small weights for what gives the logits."""
-    layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        else:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    nn.init.normal_(layers[-1].weight, std=0.01)
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch within the block; afterwards its random state is what it was before."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+def _width(spec: str) -> float:
+    """Return the width that a built-in network's name ends with, rounded to 6 digits; 1 without."""
+    name, colon, text = spec.partition(":")
+    try:
+        width = float(f"{float(text):g}") if colon else 1.0
+    except ValueError:
+        width = math.nan
+    if not 0 < width <= WIDEST:
+        raise InputError(
+            f"model {spec}: the width must be a number above 0 and at most {WIDEST:g}, the share "
+            f"of {name}'s channels, as in {name}:0.25"
+        )
+    return width
 
 
 def _user_model(spec: str, num_classes: int, data_shape: Shape, seed: int) -> ModelSpec:
