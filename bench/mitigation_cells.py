@@ -85,7 +85,9 @@ class Cell:
         bits: of a weight; activations have 8 where they are quantized.
         rates: of faulty cells.
         kind: of faults, of `faultinj.random_maps.MAP_KINDS`.
+        on_chip: what is done once a chip's map is known; empty where it stays unknown.
         group: chips that share one set of weights.
+        extra: names and values of what else the figures depend on.
         epochs: of training; None for trilat's own.
         chips, images, seed: as in `Effort`.
         heavy: takes hours on a CPU; such a cell is computed only if asked for.
@@ -99,7 +101,9 @@ class Cell:
     bits: int
     rates: tuple[float, ...]
     kind: str = "flip"
+    on_chip: str = ""
     group: int = 1
+    extra: tuple[tuple[str, Any], ...] = ()
     epochs: int | None
     chips: int
     images: int
@@ -206,14 +210,14 @@ class Bench:
         depends = [cell.settings(), self.data(cell.data).fingerprint]
         return self.folder / f"{_hashed(depends)}.json"
 
-    def float_network(self, model: str, data_name: str, epochs: int | None) -> ModelSpec:
-        """Return a trained float network; it is trained once."""
+    def float_network(self, model: str, data_name: str) -> ModelSpec:
+        """Return a float network, trained for as long as trilat does by default, once."""
         data, seed = self.data(data_name), self.effort.seed
         spec = build_model(model, num_classes=data.num_classes, data_shape=data.shape, seed=seed)
-        depends = ["float", model, data.fingerprint, epochs, seed]
+        depends = ["float", model, data.fingerprint, seed]
         path = self.folder / "networks" / f"{_hashed(depends)}.safetensors"
         if not path.is_file():
-            train_float(spec, data, seed=seed, epochs=epochs, progress=self.progress)
+            train_float(spec, data, seed=seed, progress=self.progress)
             tensors = {name: t.contiguous() for name, t in spec.module.state_dict().items()}
             with replacing(path) as temporary:
                 save_file(tensors, temporary)
@@ -229,7 +233,7 @@ class Bench:
             model, data_name: which.
             method: one that needs no chip.
             bits: of a weight; activations have 8.
-            epochs: of the method's training; the float network has its own default.
+            epochs: of the method's training.
         """
         data, seed = self.data(data_name), self.effort.seed
         depends = ["quantized", model, data.fingerprint, method, bits, epochs, seed]
@@ -238,8 +242,7 @@ class Bench:
             base.with_suffix(suffix) for suffix in (".safetensors", ".unrounded", ".json")
         )
         if not record_path.is_file():  # it is written last
-            float_epochs = epochs if data_name == "digits" else None
-            spec = self.float_network(model, data_name, float_epochs)
+            spec = self.float_network(model, data_name)
             start = time.process_time()
             result = quantize(
                 spec,

@@ -20,18 +20,19 @@ from dse.charts import Figure
 RATES = (0.01, 0.05, 0.1, 0.15, 0.2)
 COLOUR_RATES = (1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.015, 0.02, 0.025)
 WIDTHS = (8, 4, 2)
-EPOCHS = 3
+EPOCHS = 1
 CLIPS = ("clip:0.2", "clip:0.1", "clip:0.05")
 RANDBET = "clip:0.12+randbet:0.1"
+RANDBET_EPOCHS = 2
 METHODS = ("qat", *CLIPS, "saq:0.3", RANDBET)
 COLOUR_METHODS = ("qat", *CLIPS, "saq:0.3", "clip:0.1+randbet:0.01")
 
 
 def cells(effort: Effort) -> list[Cell]:
     """Return the rows: LeNet-5 on grey images, a quarter of VGG11 on colour ones."""
-    sets = [("lenet5", effort.grey, METHODS, RATES, EPOCHS)]
+    sets = [("lenet5", effort.grey, METHODS, RATES)]
     if effort.colour is not None:
-        sets.append(("vgg11:0.25", effort.colour, COLOUR_METHODS, COLOUR_RATES, None))
+        sets.append(("vgg11:0.25", effort.colour, COLOUR_METHODS, COLOUR_RATES))
     return [
         Cell(
             table="T2",
@@ -41,16 +42,21 @@ def cells(effort: Effort) -> list[Cell]:
             method=method,
             bits=bits,
             rates=rates,
-            epochs=effort.epochs or epochs,
+            epochs=effort.epochs or (epochs_of(method) if data == effort.grey else None),
             chips=effort.chips,
             images=effort.images,
             seed=effort.seed,
             heavy=data == effort.colour,
         )
-        for model, data, methods, rates, epochs in sets
+        for model, data, methods, rates in sets
         for bits in WIDTHS
         for method in methods
     ]
+
+
+def epochs_of(method: str) -> int:
+    """Return the epochs of training LeNet-5 by a method: random bit errors need more."""
+    return RANDBET_EPOCHS if "randbet" in method else EPOCHS
 
 
 def measure(cell: Cell, bench: Bench) -> dict[str, Any]:

@@ -21,13 +21,23 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import mitigation_methods, mitigation_quantizers
+from bench import (
+    mitigation_chips,
+    mitigation_methods,
+    mitigation_quantizers,
+    mitigation_sparsity,
+)
 from bench.mitigation_cells import Bench, Cell, Effort, MissingError
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
 from trilat.progress import TerminalProgress
 
-TABLES: dict[str, ModuleType] = {"T1": mitigation_quantizers, "T2": mitigation_methods}
+TABLES: dict[str, ModuleType] = {
+    "T1": mitigation_quantizers,
+    "T2": mitigation_methods,
+    "T3": mitigation_chips,
+    "T6": mitigation_sparsity,
+}
 QUICK = Effort(chips=5, images=500, epochs=2, grey="digits", colour=None)
 
 
