@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tables of `bench.mitigations` share: cells, chips, accuracy over chips, stored networks.
 
-A table is a module with four functions, which `bench.mitigations` lists:
+A table is a module with five functions, which `bench.mitigations` lists:
 
 - ``cells(effort) -> list[Cell]``: its rows in order, computed or not;
 - ``measure(cell, bench) -> dict``: the JSON-able figures of one; raises `MissingError`;
 - ``table(cells, found) -> rich.table.Table``: with a dash for what is not there;
-- ``figure(cells, found) -> Figure``: a Plotly figure in plain JSON (``data``, ``layout``).
+- ``figure(cells, found) -> Figure``: a Plotly figure in plain JSON (``data``, ``layout``), asked
+  for where at least one cell is there;
+- ``findings(cells, found) -> list[Finding]``: what the papers lead one to expect, and what is found
+  (`bench.mitigation_tables`).
 
 `cells` are those of the table, `found` has the figures of those that are there.
 """
@@ -60,6 +63,7 @@ class Effort:
         images: of the test split, at most.
         epochs: of each training; None for what each table says.
         seed: of training and chips.
+        widths: of weights in bits, where a table has several; 8 among them.
         grey: the set of grey images; ``"digits"`` needs no file and serves for a trial.
         colour: the set of colour images; None leaves out the cells on it.
     """
@@ -68,6 +72,7 @@ class Effort:
     images: int = 2000
     epochs: int | None = None
     seed: int = 0
+    widths: tuple[int, ...] = (8, 4, 2)
     grey: str = "mnist"
     colour: str | None = "cifar10"
 
@@ -296,7 +301,9 @@ def first(split: Split, count: int) -> Split:
     return Split(images=split.images[:count], labels=split.labels[:count])
 
 
-def test_codes(cell: Cell, bench: Bench, network: IntegerNetwork) -> tuple[Tensor, np.ndarray]:
+def codes_and_labels(
+    cell: Cell, bench: Bench, network: IntegerNetwork
+) -> tuple[Tensor, np.ndarray]:
     """Return image codes and labels of a cell's test images."""
     data = bench.data(cell.data)
     split = first(data.test, cell.images)
@@ -313,7 +320,7 @@ def over_chips(cell: Cell, bench: Bench, trained: Trained, **arguments: Any) -> 
         arguments: more of `faultinj.chip_campaign.accuracy_over_chips`.
     """
     network = trained.network
-    codes, labels = test_codes(cell, bench, network)
+    codes, labels = codes_and_labels(cell, bench, network)
     results = accuracy_over_chips(
         network,
         codes,

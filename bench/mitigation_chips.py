@@ -26,11 +26,11 @@ from bench.mitigation_cells import (
     Found,
     Trained,
     chips_of,
+    codes_and_labels,
     over_chips,
-    test_codes,
 )
 from bench.mitigation_methods import RANDBET, epochs_of
-from bench.mitigation_tables import errors, lines, percent
+from bench.mitigation_tables import Finding, errors, lines, percent, robust_error
 from dse.charts import Figure
 from faultinj.chip_campaign import spread
 from quant import engine
@@ -135,7 +135,7 @@ def _retrained(cell: Cell, bench: Bench, trained: Trained) -> dict[str, Any]:
     data, seed = bench.data(cell.data), cell.seed
     spec = bench.float_network(cell.model, cell.data)
     start_model = trained.model(spec)
-    codes, labels = test_codes(cell, bench, trained.network)
+    codes, labels = codes_and_labels(cell, bench, trained.network)
     truth = torch.from_numpy(labels)
     chips = chips_of(cell, len(weight_codes(trained.network)))
     fixed = cell.on_chip == "fixed"
@@ -287,3 +287,25 @@ def table(cells: list[Cell], found: Found) -> Table:
 def figure(cells: list[Cell], found: Found) -> Figure:
     """Return RErr against the rate."""
     return lines(cells, found, title="T3: all methods on the same chips")
+
+
+def findings(cells: list[Cell], found: Found) -> list[Finding]:
+    """Return whether training for one map fails on the same chip at a lower rate."""
+    cell = next(cell for cell in cells if cell.on_chip == "fixed")
+    high = max(cell.rates)
+    expected = (
+        f"training on one fixed map (flips at {percent(high)}) fails on that chip's own map at a "
+        "lower rate: RErr is larger there (RandBET, CIFAR-10: 7.87 % at 2.5 %, 14.14 % at 1 %)"
+    )
+    if cell not in found:
+        return [Finding(expected=expected, found="", met=None)]
+    one = found[cell]
+    own = {rate: robust_error(one, rate) for rate in cell.rates}
+    said = ", ".join(f"{value:.2f} % at {percent(rate)}" for rate, value in own.items())
+    clean, others = 100 - one["clean"], robust_error(one["others"], high)
+    text = (
+        f"own map: {said}; without faults {clean:.2f} %; another chip at {percent(high)}: "
+        f"{others:.2f} %"
+    )
+    met = max(value for rate, value in own.items() if rate < high) > own[high]
+    return [Finding(expected=expected, found=text, met=met)]

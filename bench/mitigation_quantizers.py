@@ -18,7 +18,7 @@ from bench.mitigation_cells import (
     chips_of,
     first,
 )
-from bench.mitigation_tables import errors, lines, percent
+from bench.mitigation_tables import Finding, errors, lines, percent, robust_error
 from dse.charts import Figure
 from faultinj.chip_campaign import spread
 from quant.data import DataSet, Split
@@ -32,6 +32,8 @@ MODEL = "norm-cnn"
 EPOCHS = 5
 RATES = (1e-3, 5e-3, 0.01, 0.05)
 _IMAGES = 9000  # as in the paper's code
+# Points of RErr at 1 % that say that a quantizer fails there, or that it does not.
+_LOST, _KEPT = 20.0, 10.0
 # Name in `Cell.method` of each scheme, to which clipping and bit errors are joined by +.
 METHODS = dict(zip(("normal", "asymmetric", "unsigned", "rquant"), SCHEMES, strict=True))
 # RErr in %, CIFAR-10, SimpleNet, at p = 0.1, 0.5 and 1 %, as printed in the RandBET paper.
@@ -157,3 +159,21 @@ def table(cells: list[Cell], found: Found) -> Table:
 def figure(cells: list[Cell], found: Found) -> Figure:
     """Return RErr against the rate."""
     return lines(cells, found, title="T1: quantizers of weights alone")
+
+
+def findings(cells: list[Cell], found: Found) -> list[Finding]:
+    """Return whether rounding alone rescues 4 bits."""
+    cut, rounded = (
+        next(c for c in cells if (c.method, c.bits) == (method, 4))
+        for method in ("unsigned+clip:0.1", "rquant+clip:0.1")
+    )
+    expected = (
+        f"rounding alone rescues 4 bits: at 1 % truncation has an RErr above {_LOST:g} %, "
+        f"rounding one below {_KEPT:g} % (RandBET, CIFAR-10: 90.36 and 10.62 %)"
+    )
+    if cut not in found or rounded not in found:
+        return [Finding(expected=expected, found="", met=None)]
+    values = [robust_error(found[cell], 0.01) for cell in (cut, rounded)]
+    text = f"truncation {values[0]:.2f} %, rounding {values[1]:.2f} %"
+    met = values[0] > _LOST and values[1] < _KEPT
+    return [Finding(expected=expected, found=text, met=met)]

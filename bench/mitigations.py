@@ -2,7 +2,9 @@
 """`python -m bench.mitigations`: published ways to survive faulty weight memories, side by side.
 
 T1: the quantizers of the RandBET paper, weights only (`quant.rquant`), on a CNN with group norms.
-T2: methods that do not know the chip, in the accelerator's number format.
+T2: training for an unknown chip, width by width, in the accelerator's number format.
+T3: all methods on the same chips, maps unknown or known, and what each costs.
+T6: activation sparsity against faulty accuracy, with and without sharpness-aware training.
 
 Every cell is trained and measured on its own and kept under the hash of all that it depends on: a
 run that was stopped goes on with the same command, and cells that are not there are named.
@@ -14,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from json import loads
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +31,8 @@ from bench import (
     mitigation_sparsity,
 )
 from bench.mitigation_cells import Bench, Cell, Effort, MissingError
+from bench.mitigation_report import Section, write_report
+from bench.mitigation_tables import Finding
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
 from trilat.progress import TerminalProgress
@@ -38,7 +43,7 @@ TABLES: dict[str, ModuleType] = {
     "T3": mitigation_chips,
     "T6": mitigation_sparsity,
 }
-QUICK = Effort(chips=5, images=500, epochs=2, grey="digits", colour=None)
+QUICK = Effort(chips=3, images=180, epochs=1, widths=(8,), grey="digits", colour=None)
 
 
 def main_parser() -> argparse.ArgumentParser:
@@ -59,8 +64,9 @@ def main_parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, help="start no further cell after so long; 0 computes nothing")
     add("--heavy", action="store_true", help="also cells that take hours without a GPU")
     add("--cells", type=Path, default=Path(".cache/mitigations"), help="where cells are kept")
-    add("--quick", action="store_true", help="digits, two epochs, 5 chips: a trial of the command")
+    add("--quick", action="store_true", help="digits, one epoch, 3 chips: a trial of the command")
     add("--json", type=Path, metavar="FILE", help="write all finished cells to FILE")
+    add("--html", type=Path, metavar="FILE", help="write tables and plots as one page to FILE")
     return parser
 
 
@@ -100,15 +106,47 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             found[cell] = result
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    sections: list[Section] = []
+    findings: list[Finding] = []
     for name in names:
         for cells in _parts(wanted[name]):
-            console.print(TABLES[name].table(cells, found))
-    for reason in dict.fromkeys(missing.values()):
-        cells_of = [cell.name() for cell, why in missing.items() if why == reason]
-        console.print(f"missing, {reason}: {'; '.join(cells_of)}", soft_wrap=True)
-    if arguments.json is not None:
-        write_json(arguments.json, {"cells": list(found.values())})
+            drawn = TABLES[name].figure(cells, found) if found.keys() & set(cells) else None
+            sections.append(Section(table=TABLES[name].table(cells, found), figure=drawn))
+            console.print(sections[-1].table)
+        findings += TABLES[name].findings(wanted[name], found)
+    console.print("expected and found:")
+    for one in findings:
+        console.print(f"  {one.verdict}: {one.expected}. {one.found}", soft_wrap=True)
+    named = {
+        reason: [cell.name() for cell, why in missing.items() if why == reason]
+        for reason in dict.fromkeys(missing.values())
+    }
+    for reason, cell_names in named.items():
+        console.print(f"missing, {reason}: {'; '.join(cell_names)}", soft_wrap=True)
+    _write(arguments, bench, sections, findings, named, found)
     return 0
+
+
+def _write(
+    arguments: argparse.Namespace,
+    bench: Bench,
+    sections: Sequence[Section],
+    findings: Sequence[Finding],
+    missing: dict[str, list[str]],
+    found: dict[Cell, dict[str, Any]],
+) -> None:
+    """Write what the user asked for; InputError where that is impossible."""
+    effort = asdict(bench.effort)
+    try:
+        if arguments.json is not None:
+            told = [asdict(one) for one in findings]
+            value = {"effort": effort, "cells": list(found.values()), "findings": told,
+                     "missing": missing}  # fmt: skip
+            write_json(arguments.json, value)
+        if arguments.html is not None:
+            write_report(arguments.html, sections, findings, missing, effort)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
 
 
 def _results(
