@@ -29,7 +29,7 @@ from bench.mitigation_cells import (
     codes_and_labels,
     over_chips,
 )
-from bench.mitigation_methods import RANDBET, epochs_of
+from bench.mitigation_methods import MODEL, RANDBET, epochs_of
 from bench.mitigation_tables import Finding, errors, lines, percent, robust_error
 from dse.charts import Figure
 from faultinj.chip_campaign import spread
@@ -46,10 +46,11 @@ from quant.network import IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
 
 RATES = (0.01, 0.05, 0.1, 0.2)
-MODEL, BITS = "lenet5", 8
+FIXED_RATES = (0.005, 0.01, 0.02, 0.05)  # plain training fails at the last, as in the paper
+BITS = 8
 CLIP = "clip:0.1"
 GROUP = 5  # chips of a TRE-Map group
-RETRAINING_IMAGES = 3200  # of each retraining, one pass
+RETRAINING_IMAGES, FIXED_IMAGES = 3200, 6400  # of each retraining, one pass
 _SHARE = LARGEST_SHARE / 2
 _MAPPING = WeightMapping()
 # How `Cell.on_chip` is read in a table.
@@ -58,7 +59,7 @@ ON_CHIP = {
     "faq": " + FAQ",
     "retrain": ", retrained per chip",
     "retrain+faq": ", retrained per chip, FAQ inside",
-    "fixed": ", retrained for its flips at the highest rate",
+    "fixed": f", retrained for the flips of one chip at {percent(FIXED_RATES[-1])}",
 }
 
 
@@ -82,11 +83,11 @@ def cells(effort: Effort) -> list[Cell]:
             data=effort.grey,
             method=method,
             bits=BITS,
-            rates=RATES,
+            rates=FIXED_RATES if on_chip == "fixed" else RATES,
             kind=kind,
             on_chip=on_chip,
             group=group,
-            extra=(("images", RETRAINING_IMAGES),) if on_chip not in ("", "faq") else (),
+            extra=_extra(on_chip),
             epochs=effort.epochs or epochs_of(method),
             chips=effort.chips,
             images=effort.images,
@@ -94,6 +95,12 @@ def cells(effort: Effort) -> list[Cell]:
         )
         for method, kind, on_chip, group in rows
     ]
+
+
+def _extra(on_chip: str) -> tuple[tuple[str, int], ...]:
+    if on_chip in ("", "faq"):
+        return ()
+    return (("images", FIXED_IMAGES if on_chip == "fixed" else RETRAINING_IMAGES),)
 
 
 def _shared(group: int) -> str:
@@ -166,7 +173,7 @@ def _retrained(cell: Cell, bench: Bench, trained: Trained) -> dict[str, Any]:
     return {
         **found["own"],
         **({"others": found["other"]} if fixed else {}),
-        "chip_epochs": RETRAINING_IMAGES / len(data.train) / cell.group,
+        "chip_epochs": dict(cell.extra)["images"] / len(data.train) / cell.group,
         "chip_seconds": float(np.mean(seconds)) / cell.group,
     }
 
@@ -181,7 +188,7 @@ def _retrain(
     """Return a copy of a model retrained for the merged map of some chips, in one short pass."""
     model = copy.deepcopy(start)
     rng = np.random.default_rng([cell.seed, 3])
-    count = min(RETRAINING_IMAGES, len(data.train))
+    count = min(dict(cell.extra)["images"], len(data.train))
     chosen = rng.permutation(len(data.train))[:count]
     part = replace(data.train, images=data.train.images[chosen], labels=data.train.labels[chosen])
     steps = -(-count // BATCH) // 2
@@ -255,8 +262,9 @@ def _rates(rows: Sequence[_Right], rates: Sequence[float], seed: int) -> dict[st
 
 def table(cells: list[Cell], found: Found) -> Table:
     """Return errors per rate beside the costs of training and conversion."""
+    what = "training on one fixed map" if cells[0].on_chip == "fixed" else "all methods"
     result = Table(
-        title=f"T3: all methods on the same {cells[0].chips} chips, error in % on "
+        title=f"T3: {what} on the same {cells[0].chips} chips, error in % on "
         f"{cells[0].data}, {cells[0].model}, {cells[0].bits} bits",
         caption="plain error / RErr (wrong clean or faulty), mean over chips, 95 % interval of "
         "RErr; training: epochs (CPU s) behind the float network; per chip: epochs (CPU s) of "

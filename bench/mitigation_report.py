@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables and plots of `bench.mitigations` as one self-contained HTML page."""
+"""The results of `bench.mitigations` as one self-contained HTML page, or as Markdown."""
 
 from __future__ import annotations
 
@@ -63,6 +63,32 @@ def write_report(
         plotly=Markup(plotly.offline.get_plotlyjs()),
     )
     write_text(path, text)
+
+
+def write_markdown(
+    path: Path,
+    sections: Sequence[Section],
+    findings: Sequence[Finding],
+    missing: Mapping[str, Sequence[str]],
+) -> None:
+    """Write the tables, without the plots; arguments as in `write_report`."""
+    lines = ["<!-- Written by python -m bench.mitigations --markdown: do not edit. -->", ""]
+    lines += ["## Expected and found", ""]
+    for one in findings:
+        lines.append(f"- **{one.verdict}**: {one.expected}. {one.found}".rstrip())
+    for section in sections:
+        table = _table(section.table)
+        lines += ["", f"## {table['title']}", "", f"{table['caption']}.", ""]
+        lines += [_row(table["headings"]), _row(["---"] * len(table["headings"]))]
+        lines += [_row(row) for row in table["rows"]]
+    lines += ["", "## Missing cells", ""]
+    lines += [f"- {reason}: {'; '.join(names)}" for reason, names in missing.items()]
+    lines += [] if missing else ["None."]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(text.strip().replace("|", "\\|") for text in texts) + " |"
 
 
 def _table(table: Table) -> dict[str, Any]:

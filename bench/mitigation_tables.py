@@ -46,10 +46,16 @@ def errors(cell: Cell, one: Mapping[str, Any] | None) -> list[str]:
     for row in one["rates"]:
         plain, robust = row["plain"], row["robust"]
         low, high = 100 - robust["ci_high"], 100 - robust["ci_low"]
-        texts.append(
-            f"{100 - plain['mean']:.2f} / {100 - robust['mean']:.2f} ({low:.2f} .. {high:.2f})"
-        )
+        figures = [
+            _short(value) for value in (100 - plain["mean"], 100 - robust["mean"], low, high)
+        ]
+        texts.append("{} / {} ({}..{})".format(*figures))
     return texts
+
+
+def _short(value: float) -> str:
+    """Return a percentage with three digits or so: intervals over chips are wider than the rest."""
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def at_rate(one: Mapping[str, Any], rate: float) -> Mapping[str, Any]:

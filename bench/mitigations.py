@@ -31,7 +31,7 @@ from bench import (
     mitigation_sparsity,
 )
 from bench.mitigation_cells import Bench, Cell, Effort, MissingError
-from bench.mitigation_report import Section, write_report
+from bench.mitigation_report import Section, write_markdown, write_report
 from bench.mitigation_tables import Finding
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
@@ -67,6 +67,7 @@ def main_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="digits, one epoch, 3 chips: a trial of the command")
     add("--json", type=Path, metavar="FILE", help="write all finished cells to FILE")
     add("--html", type=Path, metavar="FILE", help="write tables and plots as one page to FILE")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables to FILE, as in docs/")
     return parser
 
 
@@ -105,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
             missing[cell] = result
         else:
             found[cell] = result
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     sections: list[Section] = []
     findings: list[Finding] = []
     for name in names:
@@ -145,6 +146,8 @@ def _write(
             write_json(arguments.json, value)
         if arguments.html is not None:
             write_report(arguments.html, sections, findings, missing, effort)
+        if arguments.markdown is not None:
+            write_markdown(arguments.markdown, sections, findings, missing)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
 
@@ -190,9 +193,11 @@ def _measured(bench: Bench, cell: Cell, path: Path) -> dict[str, Any]:
 
 
 def _parts(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Return the cells of a table by network and data: each part is a table of its own."""
-    keys = dict.fromkeys((cell.model, cell.data) for cell in cells)
-    return [[cell for cell in cells if (cell.model, cell.data) == key] for key in keys]
+    """Return the cells of a table by network, data and rates: each part is a table of its own."""
+    parts: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        parts.setdefault((cell.model, cell.data, cell.rates), []).append(cell)
+    return list(parts.values())
 
 
 if __name__ == "__main__":
