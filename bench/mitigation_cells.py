@@ -8,8 +8,8 @@ A table is a module with five functions, which `bench.mitigations` lists:
 - ``table(cells, found) -> rich.table.Table``: with a dash for what is not there;
 - ``figure(cells, found) -> Figure``: a Plotly figure in plain JSON (``data``, ``layout``), asked
   for where at least one cell is there;
-- ``findings(cells, found) -> list[Finding]``: what the papers lead one to expect, and what is found
-  (`bench.mitigation_tables`).
+- ``findings(cells, found) -> list[Finding]``, or none: what the papers lead one to expect, and what
+  is found (`bench.mitigation_tables`).
 
 `cells` are those of the table, `found` has the figures of those that are there.
 """
@@ -95,7 +95,7 @@ class Cell:
         extra: names and values of what else the figures depend on.
         epochs: of training; None for trilat's own.
         chips, images, seed: as in `Effort`.
-        heavy: takes hours on a CPU; such a cell is computed only if asked for.
+        heavy: takes long on a CPU; such a cell is computed only if asked for.
     """
 
     table: str

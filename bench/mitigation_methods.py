@@ -29,6 +29,8 @@ CLIPS = ("clip:0.2", "clip:0.1", "clip:0.05")
 RANDBET = "clip:0.12+randbet:0.1"
 RANDBET_EPOCHS = 2
 METHODS = ("qat", *CLIPS, "saq:0.3", RANDBET)
+# At 20 % noise has to be averaged over more inputs than LeNet-5 has.
+WIDE_MODEL, WIDE_RANDBET, WIDE_EPOCHS = f"{MODEL}:4", "clip:0.12+randbet:0.2", 4
 # Of the comparison mode of `quant.rquant`, as T1 names them.
 WEIGHTS_ONLY = ("normal", "rquant", "rquant+clip:0.1", "rquant+clip:0.1+randbet:0.1")
 WEIGHTS_ONLY_EPOCHS = 3
@@ -36,12 +38,13 @@ COLOUR_METHODS = ("qat", *CLIPS, "saq:0.3", "clip:0.1+randbet:0.01")
 
 
 def cells(effort: Effort) -> list[Cell]:
-    """Return the rows: LeNet-5 and weights alone on grey images, narrow VGG11 on colour ones."""
+    """Return the rows: LeNet-5, weights alone and a wide LeNet-5 on grey images, then VGG11."""
     sets = [
         (MODEL, effort.grey, METHODS, RATES),
         (mitigation_quantizers.MODEL, effort.grey, WEIGHTS_ONLY, RATES),
     ]
     if effort.colour is not None:
+        sets.append((WIDE_MODEL, effort.grey, (WIDE_RANDBET,), RATES))
         sets.append(("vgg11:0.25", effort.colour, COLOUR_METHODS, COLOUR_RATES))
     return [
         Cell(
@@ -56,10 +59,10 @@ def cells(effort: Effort) -> list[Cell]:
             chips=effort.chips,
             images=effort.images,
             seed=effort.seed,
-            heavy=data == effort.colour,
+            heavy=model not in (MODEL, mitigation_quantizers.MODEL),
         )
         for model, data, methods, rates in sets
-        for bits in effort.widths
+        for bits in (effort.widths if model != WIDE_MODEL else (8,))
         for method in methods
     ]
 
@@ -68,6 +71,8 @@ def epochs_of(method: str, model: str = MODEL) -> int | None:
     """Return the epochs of training by a method: random bit errors need more."""
     if model == mitigation_quantizers.MODEL:
         return WEIGHTS_ONLY_EPOCHS  # from drawn weights
+    if model == WIDE_MODEL:
+        return WIDE_EPOCHS
     if model != MODEL:
         return None
     return RANDBET_EPOCHS if "randbet" in method else EPOCHS
@@ -116,7 +121,7 @@ def _network(cell: Cell) -> str:
 def findings(cells: list[Cell], found: Found) -> list[Finding]:
     """Return what clipping saves at 1 %, and whether a network survives 20 %."""
     mine = [cell for cell in cells if cell.model == MODEL]
-    grey = [cell for cell in cells if not cell.heavy]
+    grey = [cell for cell in cells if cell.rates == RATES]
     return [_clipping(mine, found), _survival(grey, found)]
 
 

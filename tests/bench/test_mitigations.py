@@ -86,7 +86,7 @@ def test_cells_without_their_data_or_for_a_gpu_say_so(tmp_path, capsys) -> None:
         assert mitigations.main(flags) == 0
     out = capsys.readouterr().out
     assert f"missing, no data: there is no {tmp_path / 'mnist'}: T2 qat, lenet5 on mnist" in out
-    assert "missing, takes hours without a GPU (--heavy): T2 qat, vgg11:0.25 on cifar10" in out
+    assert "missing, takes long without a GPU (--heavy): T2 qat, vgg11:0.25 on cifar10" in out
 
 
 def _path(bench, cell, folder):
