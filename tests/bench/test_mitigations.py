@@ -122,8 +122,9 @@ def test_findings_follow_the_figures() -> None:
     t2 = [cell for cell in mitigation_methods.cells(EFFORT) if cell.model == "lenet5"]
     found = {cell: made(cell, (30, 50, 60, 70, 80)) for cell in t2 if cell.method == "qat"}
     found |= {cell: made(cell, (6, 9, 9, 9, 0.9)) for cell in t2 if cell.method == "clip:0.1"}
-    clipping, survival = mitigation_methods.findings(t2, found)
-    assert clipping.met and "qat +28.00, clip:0.1 +4.00" in clipping.found
+    low, high, survival = mitigation_methods.findings(t2, found)
+    assert low.met and low.found == "points above clean: qat +28.00, clip:0.1 +4.00"
+    assert high.met is False and high.found == "points above clean: qat +48.00, clip:0.1 +7.00"
     assert survival.met and "0.90 % (lenet5, clip:0.1, 8 bits)" in survival.found
 
     t3 = mitigation_chips.cells(EFFORT)
