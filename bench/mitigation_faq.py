@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.mitigation_cells import Bench, Cell, Effort, Found, MissingError, chips_of, first
-from bench.mitigation_tables import percent
+from bench.mitigation_tables import Finding, at_rate, percent
 from dse.charts import SERIES, SYMBOLS, Figure
 from faultinj.chip_campaign import spread
 from quant import engine
@@ -44,6 +44,8 @@ CHECKPOINT = Path("checkpoints") / "vgg11_cifar10.safetensors"
 # Per chip and rate an image takes VGG11 6 ms of a core, narrow networks 1 ms, LeNet-5 0.1 ms.
 IMAGES = {"vgg11": 200, "vgg11:0.25": 500, "resnet18:0.125": 500}
 NARROW_EPOCHS = 3
+CONVERSION = 0.01  # of an epoch, at most; the paper's is 0.05
+_ABOUT = 10.0  # points by which a gain may fall short of the paper's
 _REPEATS = 3
 
 
@@ -57,6 +59,7 @@ def networks(effort: Effort) -> list[tuple[str, str, int | None, int, bool]]:
             ("vgg11:0.25", effort.colour, narrow, False),
             ("resnet18:0.125", effort.colour, narrow, False),
             ("resnet18", effort.colour, None, True),
+            ("resnet32", effort.colour, None, True),
         ]
     return [
         (model, data, epochs, min(effort.images, IMAGES.get(model, effort.images)), heavy)
@@ -85,6 +88,7 @@ def cells(effort: Effort) -> list[Cell]:
         )
         for model, data, epochs, images, heavy in networks(effort)
         for bits in WIDTHS
+        if bits in effort.widths
     ]
 
 
@@ -293,3 +297,33 @@ def figure(cells: list[Cell], found: Found) -> Figure:
         "yaxis": {"title": {"text": "accuracy in %"}, "rangemode": "tozero"},
     }
     return {"data": data, "layout": layout}
+
+
+def findings(cells: list[Cell], found: Found) -> list[Finding]:
+    """Return what FAQ gains at the paper's rate, and what its conversion takes of an epoch."""
+    gains = []
+    for name, gain in PAPER_GAIN.items():
+        there = [
+            c for c in cells if c.model.partition(":")[0] == name and c.bits == 8 and c in found
+        ]
+        points = {c.model: at_rate(found[c], PAPER_RATE)["gain"]["mean"] for c in there}
+        gains.append(
+            Finding(
+                expected=f"FAQ gains {gain:g} points, or at most {_ABOUT:g} fewer, on {name} at "
+                f"{percent(PAPER_RATE)} stuck cells (abstract of the FAQ paper)",
+                found=", ".join(f"{model}: {value:+.1f}" for model, value in points.items()),
+                met=max(points.values()) >= gain - _ABOUT if points else None,
+            )
+        )
+    shares = [
+        100 * max(found[c]["conversion_seconds"]) / found[c]["epoch_seconds"]
+        for c in cells
+        if c in found
+    ]
+    conversion = Finding(
+        expected=f"conversion for a chip takes under {100 * CONVERSION:g} % of a retraining epoch "
+        "(the paper: under 5 %)",
+        found=f"at most {max(shares):.2g} %, over {len(shares)} cells" if shares else "",
+        met=max(shares) < 100 * CONVERSION if shares else None,
+    )
+    return [*gains, conversion]

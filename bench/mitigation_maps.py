@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bench.mitigation_cells import Bench, Cell, Effort, Found, chips_of, first
 from bench.mitigation_faq import calibrated, networks, with_interval
-from bench.mitigation_tables import percent
+from bench.mitigation_tables import Finding, percent
 from dse.charts import SERIES, SYMBOLS, Figure
 from faultinj.chip_campaign import spread
 from quant import engine
@@ -35,6 +35,7 @@ from quant.weight_memory import WeightMapping, weight_codes
 GROUPS = (1, 2, 5, 8)
 RATES = (1e-3, 6e-3, 0.01)
 ALONE_RATE = 0.1  # at which retraining with and without FAQ is compared, chip by chip
+PAPER_RATE, PAPER_GROUP, SAVED, DROP = 6e-3, 5, 1.4, 0.6
 POLICY = POLICIES[0]
 LOSS = 1.0  # points of accuracy that retraining may leave
 EVERY = 10  # steps of training between measurements
@@ -153,15 +154,16 @@ def table(cells: list[Cell], found: Found) -> Table:
     """Return epochs, speed-up over chips alone, and accuracy, per rate and group size."""
     cell = cells[0]
     result = Table(
-        title=f"T4: retraining for known chips, {cell.model} on {cell.data}",
+        title=f"T4: retraining for known chips, {cell.model} on {cell.data}, "
+        f"{percent(cell.rates[0])} of the cells stuck",
         caption=f"8 bits, {cell.chips} chips of stuck cells (a last group that is not full is left "
         f"out), {cell.images} test images; epochs of a group until its mean validation accuracy is "
-        f"within {LOSS:g} points of the network without faults, 95 % interval over groups; "
+        f"within {LOSS:g} point of the network without faults, 95 % interval over groups; "
         "speed-up: epochs of its chips alone over those of the group, both summed over groups; "
         f"accuracy in %, 95 % interval over chips; a cell on which chips disagree: {POLICY}",
     )
     headings = (
-        *("FAQ", "stuck cells", "merged", "reached", "epochs", "speed-up"),
+        *("FAQ", "merged", "reached", "epochs", "speed-up"),
         *("clean", "mean", "worst", "against alone"),
     )
     for heading in headings:
@@ -169,7 +171,6 @@ def table(cells: list[Cell], found: Found) -> Table:
     for cell in cells:
         start = [
             "inside" if cell.on_chip == "retrain+faq" else "no",
-            percent(cell.rates[0]),
             str(cell.group),
         ]
         one = found.get(cell)
@@ -191,19 +192,34 @@ def against_alone(cell: Cell, found: Found) -> list[str]:
     """Return speed-up, clean, mean and worst accuracy, and the difference to chips alone."""
     one = found[cell]
     accuracy = one["accuracy"]
-    single = found.get(replace(cell, group=1, row=_row(cell.on_chip, cell.rates[0], 1)))
     texts = [f"{one['clean']:.1f}", with_interval(accuracy), f"{accuracy['min']:.1f}"]
-    if cell.group == 1 or single is None:
+    paired = _paired(cell, found)
+    if cell.group == 1 or paired is None:
         return ["", *texts, ""]
+    alone, groups, gains = paired
+    ratio = _speed_up(alone, groups, cell.seed)
+    return [ratio, *texts, with_interval(asdict(spread(gains, cell.seed)))]
+
+
+def _paired(cell: Cell, found: Found) -> tuple[list[float], list[float], list[float]] | None:
+    """Return a cell beside its chips alone, where these are there.
+
+    Returns:
+        Epochs of each group's chips alone, summed; epochs of each group; points of accuracy that
+        each chip gains in its group.
+    """
+    single = found.get(replace(cell, group=1, row=_row(cell.on_chip, cell.rates[0], 1)))
+    if single is None:
+        return None
     alone = {group["chips"][0]: group for group in single["groups"]}
-    epochs = [sum(alone[chip]["epochs"] for chip in group["chips"]) for group in one["groups"]]
-    ratio = _speed_up(epochs, [group["epochs"] for group in one["groups"]], cell.seed)
+    groups = found[cell]["groups"]
     gains = [
         there - alone[chip]["accuracy"][0]
-        for group in one["groups"]
+        for group in groups
         for chip, there in zip(group["chips"], group["accuracy"], strict=True)
     ]
-    return [ratio, *texts, with_interval(asdict(spread(gains, cell.seed)))]
+    sums = [sum(alone[chip]["epochs"] for chip in group["chips"]) for group in groups]
+    return sums, [group["epochs"] for group in groups], gains
 
 
 def _speed_up(alone: Sequence[float], groups: Sequence[float], seed: int) -> str:
@@ -218,6 +234,38 @@ def _speed_up(alone: Sequence[float], groups: Sequence[float], seed: int) -> str
     ratios = np.divide(np.asarray(alone)[drawn].sum(1), spent, where=spent > 0, out=spent + np.inf)
     low, high = np.percentile(ratios, (2.5, 97.5))
     return f"{text} ({low:.2f} .. {high:.2f})"
+
+
+def findings(cells: list[Cell], found: Found) -> list[Finding]:
+    """Return what merging saves at the paper's rate and group size, without and with FAQ inside."""
+    told = []
+    for on_chip, inside in (("retrain", "without FAQ"), ("retrain+faq", "with FAQ inside")):
+        met, said = [], []
+        for cell in cells:
+            if (cell.on_chip, cell.rates[0], cell.group) != (on_chip, PAPER_RATE, PAPER_GROUP):
+                continue
+            paired = _paired(cell, found) if cell in found else None
+            if paired is None:
+                continue
+            alone, groups, gains = paired
+            drop = -float(np.mean(gains))
+            reached = all(group["reached"] for group in found[cell]["groups"])
+            said.append(
+                f"{cell.model}: {_speed_up(alone, groups, cell.seed)} at {drop:.2f} points"
+                + ("" if reached else ", target not reached by every group")
+            )
+            saved = speed_up(alone, sum(groups)) if sum(alone) else 0.0
+            met.append(saved >= SAVED and drop < DROP and reached)
+        told.append(
+            Finding(
+                expected=f"merging {PAPER_GROUP} maps at {percent(PAPER_RATE)} saves at least "
+                f"{SAVED:g}x retraining at under {DROP:g} points (abstract of TRE-Map: 2x on "
+                f"ResNet-32), {inside}",
+                found="; ".join(said),
+                met=any(met) if met else None,
+            )
+        )
+    return told
 
 
 def figure(cells: list[Cell], found: Found) -> Figure:

@@ -42,7 +42,7 @@ def test_the_rows_of_both_tables() -> None:
         *(("lenet5", r, g) for r in (1e-3, 6e-3, 0.01) for g in (1, 2, 5, 8)),
         ("lenet5", 0.1, 1),
     }
-    assert {c.model for c in rows if c.heavy} == {"resnet18"}
+    assert {c.model for c in rows if c.heavy} == {"resnet18", "resnet32"}
     faq = mitigation_faq.cells(Effort())
     assert {(c.model, c.bits) for c in faq} >= {("vgg11", 8), ("vgg11", 4), ("resnet18:0.125", 8)}
     assert all(c.rates == (0.01, 0.02, 0.04, 0.1) and c.chips == 20 for c in faq)
@@ -120,6 +120,28 @@ def test_speed_up_is_paired_by_chip() -> None:
     assert mitigation_maps.against_alone(two, found)[0] == "none needed alone"
     printed = text(mitigation_maps.table([one, two, five], found))
     assert printed.count("4 of 4") == 1 and len(mitigation_maps.figure([one, two], found)["data"])
+
+
+def test_findings_judge_the_published_headlines() -> None:
+    cells = [c for c in mitigation_maps.cells(Effort()) if c.model == "lenet5"]
+    five = next(c for c in cells if (c.on_chip, c.rates, c.group) == ("retrain", (6e-3,), 5))
+    one = next(c for c in cells if (c.on_chip, c.rates, c.group) == ("retrain", (6e-3,), 1))
+    assert [f.met for f in mitigation_maps.findings(cells, {})] == [None, None]
+    alone = figures([[c] for c in range(5)], [0.1] * 5, 98.5)
+    for epochs, accuracy, met in ((0.3, 98.2, True), (0.4, 98.2, False), (0.3, 97.8, False)):
+        found = {one: alone, five: figures([list(range(5))], [epochs], accuracy)}
+        first, second = mitigation_maps.findings(cells, found)
+        assert (first.met, second.met) == (met, None) and "lenet5: 1." in first.found
+
+    rows = mitigation_faq.cells(Effort())
+    vgg = next(c for c in rows if (c.model, c.bits) == ("vgg11", 8))
+    there = {
+        "rates": [{"rate": rate, "gain": {"mean": 65.0}} for rate in vgg.rates],
+        "conversion_seconds": [1.0, 2.0, 3.0, 4.0],
+        "epoch_seconds": 300.0,
+    }
+    told = mitigation_faq.findings(rows, {vgg: there})
+    assert [f.met for f in told] == [True, None, False] and "1.3 %" in told[2].found
 
 
 def test_the_interval_of_a_speed_up_contains_it() -> None:
