@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -120,6 +121,17 @@ def test_speed_up_is_paired_by_chip() -> None:
     assert mitigation_maps.against_alone(two, found)[0] == "none needed alone"
     printed = text(mitigation_maps.table([one, two, five], found))
     assert printed.count("4 of 4") == 1 and len(mitigation_maps.figure([one, two], found)["data"])
+
+
+@pytest.mark.parametrize("module", [mitigation_maps, mitigation_faq])
+def test_tables_without_their_cells(module: ModuleType) -> None:
+    for part in mitigations._parts(module.cells(Effort())):
+        empty = module.table(part, {})
+        rates = len(part[0].rates)
+        assert empty.row_count == len(part) * rates
+        assert set(empty.columns[-1].cells) == {"-"}
+        assert not module.figure(part, {})["data"]
+    assert {one.met for one in module.findings(module.cells(Effort()), {})} == {None}
 
 
 def test_findings_judge_the_published_headlines() -> None:
