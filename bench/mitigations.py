@@ -4,6 +4,8 @@
 T1: the quantizers of the RandBET paper, weights only (`quant.rquant`), on a CNN with group norms.
 T2: training for an unknown chip, width by width, in the accelerator's number format.
 T3: all methods on the same chips, maps unknown or known, and what each costs.
+T4: retraining for known chips, each alone or merged (TRE-Map): epochs, speed-up, accuracy.
+T5: fault-aware quantization for known chips without training (FAQ): points gained, conversion time.
 T6: activation sparsity against faulty accuracy, with and without sharpness-aware training.
 
 Every cell is trained and measured on its own and kept under the hash of all that it depends on: a
@@ -26,6 +28,8 @@ from rich.console import Console
 
 from bench import (
     mitigation_chips,
+    mitigation_faq,
+    mitigation_maps,
     mitigation_methods,
     mitigation_quantizers,
     mitigation_sparsity,
@@ -41,6 +45,8 @@ TABLES: dict[str, ModuleType] = {
     "T1": mitigation_quantizers,
     "T2": mitigation_methods,
     "T3": mitigation_chips,
+    "T4": mitigation_maps,
+    "T5": mitigation_faq,
     "T6": mitigation_sparsity,
 }
 QUICK = Effort(chips=3, images=180, epochs=1, widths=(8,), grey="digits", colour=None)

@@ -230,13 +230,17 @@ def group_accuracy(
     Args:
         model, network: both forms of what was trained.
         codes, labels: image codes (N, C, H, W) and classes.
-        maps: of the group's chips; with `faq`, codes are chosen once, for the merged map.
+        maps: of the group's chips. What training computes with is written to all of them: with
+            `faq` the codes that are chosen for the merged map, without it those that the merged
+            map makes of the plain ones. So chips differ only where they disagree on a cell.
         mapping, policy, faq: as in training.
     """
-    written = weight_codes(network)
+    plain, merged = weight_codes(network), model_faults(model, merge_maps(maps, policy), mapping)
     if faq:
-        merged = model_faults(model, merge_maps(maps, policy), mapping)
-        written = fault_aware_codes(written, merged, unrounded=unrounded_weights(model))
+        written = fault_aware_codes(plain, merged, unrounded=unrounded_weights(model))
+    else:
+        written, stuck = plain.copy(), merged.invert & ~merged.keep
+        written[merged.index] = (plain[merged.index] & merged.keep) | stuck
     found = []
     for fault_map in maps:
         read = model_faults(model, fault_map, mapping).read(written)

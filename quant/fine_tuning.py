@@ -85,7 +85,7 @@ def fine_tune(
     share: float | None = None,
     step: Step | None = None,
     wmax: Callable[[float], float] | None = None,
-    after_epoch: Callable[[int], bool] | None = None,
+    after_step: Callable[[int], bool] | None = None,
     progress: Progress | None = None,
     description: str = "QAT",
 ) -> list[float]:
@@ -102,13 +102,13 @@ def fine_tune(
         step: what is done with each batch; by default plain quantization-aware training.
         wmax: the bound that weights are projected to after every step, for the share of training
             that is done, 0..1; None for no bound.
-        after_epoch: told the number of finished epochs; true ends the training. The learning rate
+        after_step: told the number of finished steps; true ends the training. The learning rate
             is then constant, since its end is not known; otherwise it is one cycle.
         progress: where it reports, by images.
         description: of the work there.
 
     Returns:
-        The mean loss of each epoch.
+        The mean loss of each epoch, the last one perhaps of its part that was trained.
     """
     step = step or plain_step()
     rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def fine_tune(
     groups = _parameter_groups(model, share)
     optimizer = torch.optim.Adam(groups, fused=True)
     schedule: Any = None
-    if after_epoch is None:
+    if after_step is None:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             [group["lr"] for group in groups],
@@ -127,14 +127,15 @@ def fine_tune(
     done = 0
     total_images = epochs * len(data.train)
     with (progress or NoProgress()).task(description, total_images) as advance:
-        for epoch in range(1, epochs + 1):
-            model.train()
-            total = 0.0
+        for _ in range(epochs):
+            total, seen, ended = 0.0, 0, False
             for batch in np.array_split(rng.permutation(len(data.train)), batches):
                 images = to_input(data.train.images[batch], input_shape, data.mean, data.std)
                 labels = torch.from_numpy(data.train.labels[batch])
+                model.train()
                 optimizer.zero_grad()
                 total += step(model, images, labels) * len(batch)
+                seen += len(batch)
                 optimizer.step()
                 if schedule is not None:
                     schedule.step()
@@ -142,10 +143,12 @@ def fine_tune(
                 if wmax is not None:
                     clip_weights(model, wmax(done / (epochs * batches)))
                 advance(len(batch))
-            losses.append(total / len(data.train))
-            model.eval()
-            if after_epoch is not None and after_epoch(epoch):
+                if after_step is not None and (ended := after_step(done)):
+                    break
+            losses.append(total / seen)
+            if ended:
                 break
+    model.eval()
     return losses
 
 

@@ -30,6 +30,9 @@ from quant.method_names import POLICIES
 from quant.weight_memory import WeightMapping
 from trilat.progress import Progress
 
+# Of the learning rate, which is constant to the end: below the peak of a cycle.
+_SHARE = LARGEST_SHARE / 4
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retrained:
@@ -37,13 +40,13 @@ class Retrained:
 
     Attributes:
         model: the retrained model, in evaluation mode.
-        epochs: that were trained; 0 where it was good enough before.
-        reached: whether the mean accuracy came to the target.
+        epochs: that were trained, in parts of an epoch; 0 where it was good enough before.
+        reached: whether the accuracy came to the target.
         accuracy: on the group's chips, on validation images.
     """
 
     model: BrevitasModel
-    epochs: int
+    epochs: float
     reached: bool
     accuracy: GroupAccuracy
 
@@ -55,8 +58,9 @@ def retrain_until(
     maps: Sequence[FaultMap],
     *,
     target: float,
-    epochs: int,
+    epochs: float,
     seed: int,
+    every: int | None = None,
     mapping: WeightMapping | None = None,
     policy: str = POLICIES[0],
     faq: bool = True,
@@ -64,16 +68,20 @@ def retrain_until(
     images: int = 1024,
     progress: Progress | None = None,
 ) -> Retrained:
-    """Retrain a copy of a model for chips until its mean accuracy on them reaches a target.
+    """Retrain a copy of a model for chips until its accuracy reaches a target.
+
+    It is there when both the accuracy with the merged map, for which it is trained, and the mean
+    over the chips are.
 
     Args:
         model: where it starts; it is not changed.
-        data: train is learnt, val measured after every epoch.
+        data: train is learnt, val is measured.
         input_shape: (C, H, W) of the model.
         maps: of the group's chips; one for a chip of its own.
-        target: mean accuracy over the chips, in percent.
-        epochs: at most.
+        target: accuracy in percent.
+        epochs: at most; parts of an epoch count.
         seed: of the order of images and of the faults' introduction.
+        every: steps between two measurements; by default those of an epoch.
         mapping: of weights to cells; by default one after the other.
         policy: where chips disagree on a cell.
         faq: whether codes are chosen for the merged map, in training and on the chips.
@@ -88,43 +96,53 @@ def retrain_until(
     trained = copy.deepcopy(model)
     labels = torch.from_numpy(data.val.labels[:images])
     pixels = to_input(data.val.images[:images], input_shape, data.mean, data.std)
+    merged = merge_maps(maps, policy)
 
-    def accuracy() -> GroupAccuracy:
+    def accuracy(chips: Sequence[FaultMap]) -> GroupAccuracy:
         network = to_network(trained, name="group", input_shape=input_shape, metadata={})
         codes = engine.image_codes(network, pixels)
         return group_accuracy(
-            trained, network, codes, labels, maps, mapping=layout, policy=policy, faq=faq
+            trained, network, codes, labels, chips, mapping=layout, policy=policy, faq=faq
         )
 
-    found = [accuracy()]
+    def good() -> bool:
+        # What is trained for comes first: every chip is measured only where it may be enough.
+        if accuracy([merged]).mean < target:
+            return False
+        return len(maps) == 1 or accuracy(maps).mean >= target
 
-    def after_epoch(epoch: int) -> bool:
-        found.append(accuracy())
-        return found[-1].mean >= target
+    per_epoch = -(-len(data.train) // BATCH)
+    limit = max(1, round(epochs * per_epoch))
+    steps, reached = 0, good()
 
-    if found[0].mean < target:
-        steps = round(introduction * -(-len(data.train) // BATCH))
-        merged = merge_maps(maps, policy)
+    def after_step(step: int) -> bool:
+        nonlocal steps, reached
+        if step % (every or per_epoch) == 0 or step == limit:
+            steps, reached = step, good()
+        return reached or step == limit
+
+    if not reached:
+        slow = round(introduction * per_epoch)
         fine_tune(
             trained,
             data,
             input_shape,
-            epochs=epochs,
+            epochs=-(-limit // per_epoch),
             seed=seed,
-            share=LARGEST_SHARE / 4,  # constant to the end, so below the peak of a cycle
-            step=chip_step(introduced(trained, merged, layout, steps=steps, seed=seed), faq=faq),
-            after_epoch=after_epoch,
+            share=_SHARE,
+            step=chip_step(introduced(trained, merged, layout, steps=slow, seed=seed), faq=faq),
+            after_step=after_step,
             progress=progress,
             description=f"retraining for {len(maps)} chips",
         )
     return Retrained(
         model=trained,
-        epochs=len(found) - 1,
-        reached=found[-1].mean >= target,
-        accuracy=found[-1],
+        epochs=steps / per_epoch,
+        reached=reached,
+        accuracy=accuracy(maps),
     )
 
 
-def speed_up(alone: Sequence[int], group: int) -> float:
+def speed_up(alone: Sequence[float], group: float) -> float:
     """Return the epochs of all chips alone over those of the group; infinite for a free group."""
     return sum(alone) / group if group else float("inf")

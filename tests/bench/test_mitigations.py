@@ -95,7 +95,7 @@ def _path(bench, cell, folder):
     return bench.folder / bench.data(cell.data).fingerprint
 
 
-@pytest.mark.parametrize("name", mitigations.TABLES)
+@pytest.mark.parametrize("name", ["T1", "T2", "T3", "T6"])  # others: test_mitigation_maps.py
 def test_tables_and_figures_with_and_without_their_cells(name) -> None:
     module = mitigations.TABLES[name]
     for part in mitigations._parts(module.cells(Effort())):

@@ -30,7 +30,7 @@ from quant.disturbance import Words
 from quant.export import to_network, unrounded_weights
 from quant.faq import fault_aware_codes
 from quant.fault_map import KINDS, FaultMap, MemoryGeometry
-from quant.fine_tuning import clip_weights, cross_entropy, fine_tune, plain_step, sparse_loss
+from quant.fine_tuning import BATCH, clip_weights, cross_entropy, fine_tune, plain_step, sparse_loss
 from quant.models import ModelSpec
 from quant.ops import GemmOp
 from quant.quantize import quantize
@@ -259,12 +259,13 @@ def test_clipping_projects_every_weight_and_no_bias() -> None:
 def test_fine_tuning_stops_when_it_is_told() -> None:
     finished: list[int] = []
 
-    def after(epoch: int) -> bool:
-        finished.append(epoch)
-        return epoch == 2
+    def after(step: int) -> bool:
+        finished.append(step)
+        return step == steps + 1
 
-    losses = fine_tune(model(), digits(), (1, 8, 8), epochs=5, seed=0, after_epoch=after)
-    assert finished == [1, 2] and len(losses) == 2
+    steps = -(-len(digits().train) // BATCH)
+    losses = fine_tune(model(), digits(), (1, 8, 8), epochs=5, seed=0, after_step=after)
+    assert finished == list(range(1, steps + 2)) and len(losses) == 2
 
 
 def stuck_map(values: dict[int, int], cells: int = 16) -> FaultMap:
@@ -356,6 +357,19 @@ def test_a_group_has_one_set_of_codes() -> None:
     read = model_faults(found, maps[1], WeightMapping()).read(written)
     right = engine.top1(logits_of(network, codes, read)) == labels
     assert group.chips[1] == pytest.approx(100 * float(right.double().mean()))
+
+
+@pytest.mark.parametrize("kind", ["stuck1", "flip"])
+def test_without_faq_a_chip_reads_what_training_computes_with(kind: str) -> None:
+    result = quantize(trained(), digits(), weight_bits=8, act_bits=8, method="ptq", seed=0)
+    found, network = result.module, result.network
+    images, labels = batch(200)
+    codes = engine.image_codes(network, images)
+    maps = [chip(found, 0.02, number, kind) for number in range(2 if kind == "stuck1" else 1)]
+    group = group_accuracy(found, network, codes, labels, maps, mapping=WeightMapping(), faq=False)
+    faulty = model_faults(found, merge_maps(maps), WeightMapping()).read(weight_codes(network))
+    right = engine.top1(logits_of(network, codes, faulty)) == labels
+    assert group.chips == (pytest.approx(100 * float(right.double().mean())),) * len(maps)
 
 
 def accuracy_at(result, rate: float, kind: str = "flip") -> float:

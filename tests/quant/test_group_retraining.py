@@ -13,6 +13,7 @@ from quant.data import load_data, to_input
 from quant.engine import image_codes
 from quant.export import to_network
 from quant.fault_map import MemoryGeometry
+from quant.fine_tuning import BATCH
 from quant.group_retraining import retrain_until, speed_up
 from quant.models import ModelSpec
 from quant.quantize import quantize
@@ -39,7 +40,15 @@ def test_epochs_are_counted_until_the_target_is_reached() -> None:
     assert free.epochs == 0 and free.reached
     group = retrain_until(start.module, data, shape, maps, target=88.0, epochs=8, seed=0)
     assert free.accuracy.mean < 88 <= group.accuracy.mean and group.reached
-    assert 1 <= group.epochs <= 8 and not group.model.training
+    assert 1 <= group.epochs <= 8 and group.epochs.is_integer() and not group.model.training
+    early = retrain_until(
+        start.module, data, shape, maps, target=88.0, epochs=8, seed=0, every=3, introduction=0.1
+    )
+    assert early.reached and 0 < early.epochs < group.epochs
+    per_epoch = -(-len(data.train) // BATCH)
+    assert (early.epochs * per_epoch) % 3 == pytest.approx(0, abs=1e-6)
+    part = retrain_until(start.module, data, shape, maps, target=100.1, epochs=0.1, seed=0, every=3)
+    assert part.epochs == round(0.1 * per_epoch) / per_epoch and not part.reached
     never = retrain_until(start.module, data, shape, maps[:1], target=100.1, epochs=1, seed=0)
     assert (never.epochs, never.reached, len(never.accuracy.chips)) == (1, False, 1)
     assert all(torch.equal(before[k], v) for k, v in start.module.state_dict().items())
