@@ -303,7 +303,8 @@ def findings(cells: list[Cell], found: Found) -> list[Finding]:
     high = max(cell.rates)
     expected = (
         f"training on one fixed map (flips at {percent(high)}) fails on that chip's own map at a "
-        "lower rate: plain error and RErr are larger there (RandBET, RErr, CIFAR-10: 7.87 % at 2.5 %, 14.14 % at 1 %)"
+        "lower rate: plain error and RErr are larger there (RandBET, RErr, CIFAR-10: 7.87 % at "
+        "2.5 %, 14.14 % at 1 %)"
     )
     if cell not in found:
         return [Finding(expected=expected, found="", met=None)]
