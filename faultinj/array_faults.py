@@ -126,9 +126,10 @@ def _deltas(
 
     psum = above
     for row in range(first, config.rows):
-        if row not in operands:
-            operands[row] = _operand(part, corruption, codes, hits, row)
-        product = _product(config, part, corruption, operands[row], weights, hits, row)
+        operand = operands.get(row)
+        if operand is None:
+            operand = _operand(part, corruption, codes, hits, row)
+        product = _product(config, part, corruption, operand, weights, hits, row)
         product = in_columns(product, "product", row)
         psum = in_columns(wrap(psum + product, config.psum_bits(row)), "psum", row)
     for stage, col in corruption.places("deskew"):
