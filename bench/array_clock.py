@@ -8,8 +8,6 @@ the register of a skew or of a PE first.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from amaranth.hdl import Cat, Module, Value
 from amaranth.lib.wiring import In, Member, Out
 
@@ -35,10 +33,10 @@ class ArrayAlone(Part):
         # Between neighbours in a row of columns, besides the activations.
         self.waves = [n[:-3] for n in members if n.endswith("_in") and n[:-3] in members]
         self.waves.remove("act")
-        ports: dict[str, Member | None] = {
+        ports: dict[str, Member] = {
             "acts": In(config.rows * config.act_bits),
             "weights": In(config.cols * config.weight_bits),
-            "signed_in": In(1) if config.signs_travel else None,
+            "signed_in": In(1),
             **{f"{n}_in": In(members[f"{n}_in"].shape) for n in self.waves},
             "psum": Out(config.col_groups * len(self.column.psum)),
         }
@@ -50,8 +48,8 @@ class ArrayAlone(Part):
         m = self.new_module()
         acts, weights = self.skews
         left = {n: getattr(self, f"{n}_in") for n in self.waves}
-        sign = {"signed_in": self.signed_in} if self.config.signs_travel else {}
-        left["act"] = place(self, m, "skew", acts, acts=self.acts, **sign)["act"]
+        left["act"] = place(self, m, "skew", acts, acts=self.acts)["act"]
+        left["act_signed"] = self.signed_in
         weight = place(self, m, "weight_skew", weights, weights=self.weights)["weight"]
         sums = []
         for group in range(self.config.col_groups):
@@ -61,6 +59,7 @@ class ArrayAlone(Part):
                 f"col_{group}",
                 self.column,
                 act_in=left["act"],
+                signed_in=left["act_signed"],
                 weight_in=weight.word_select(group, len(self.column.weight_in)),
                 **{f"{n}_in": left[n] for n in self.waves},
             )
@@ -136,6 +135,5 @@ module {PLAIN_TOP} (
   endgenerate
 endmodule
 """
-    signed = replace(config, act_sign="signed")  # as the operands of a plain PE are
-    parts = [emit(part) for part in (ActivationSkew(signed), WeightSkew(config))]
+    parts = [emit(part) for part in (ActivationSkew(config), WeightSkew(config))]
     return "\n".join([*parts, pe, text])

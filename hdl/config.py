@@ -190,14 +190,6 @@ class AcceleratorConfig:
         return len(self.act_signs) > 1
 
     @property
-    def operand_bits(self) -> int:
-        """Width of an activation in the array.
-
-        That of its code; where each tile chooses the sign convention, one more: two's complement.
-        """
-        return self.act_bits + self.signs_travel
-
-    @property
     def layer_bounds(self) -> bool:
         """Whether all lanes saturate at the same limits."""
         return self.bounds == "layer"
@@ -215,11 +207,7 @@ class AcceleratorConfig:
 
     @property
     def product_bits(self) -> int:
-        """Width of a PE's product register: holds every activation code times every weight code.
-
-        A fault in the sign of an activation can make a code of no convention; of those the least,
-        -2**act_bits, times the least weight wraps.
-        """
+        """Width of a PE's product register: holds every activation code times every weight code."""
         lo, hi = self._product_range()
         return signed_width(lo, hi)
 

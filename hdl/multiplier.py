@@ -25,24 +25,25 @@ from hdl.module import Part, flags
 _LOWEST = (0, 3)
 
 
-def signed_operand(config: AcceleratorConfig, act: Value) -> Value:
-    """Return an activation as a multiplier takes it, in two's complement.
+def signed_operand(config: AcceleratorConfig, act: Value, act_signed: Value | None) -> Value:
+    """Return an activation code as a multiplier takes it, in two's complement.
 
     Args:
         config: the accelerator.
-        act: what a PE has of it, `operand_bits` wide.
+        act: the code.
+        act_signed: whether it is two's complement, where that is chosen per tile.
     """
-    return Cat(act, Const(0, 1)) if config.act_sign == "unsigned" else act
+    if act_signed is not None:
+        return Cat(act, act_signed & act[-1])
+    return act if config.act_sign == "signed" else Cat(act, Const(0, 1))
 
 
 class Multiplier(Part):
     """The product of an activation and a weight, registered, exact for every code.
 
-    Where a fault in its sign has made a code of no convention of an activation, it is the exact
-    product's lowest `product_bits`.
-
     Members:
-        act: activation, `operand_bits` wide.
+        act: activation code.
+        act_signed: whether it is two's complement, if that is chosen per tile.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -52,7 +53,8 @@ class Multiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.operand_bits),
+                "act": In(config.act_bits),
+                "act_signed": In(1) if config.signs_travel else None,
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -63,12 +65,10 @@ class Multiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        act = signed_operand(config, self.act)
+        # The sign is made here, lest it cost a level of logic of its own in front of the rows.
+        act = signed_operand(config, self.act, getattr(self, "act_signed", None))
         if len(self.weight) <= len(act):
-            # Rows are as wide as every code needs that the register can hold, the product is not.
-            limits = (-(1 << config.act_bits), config.act_span[1])
-            span = limits if config.signs_travel else config.act_span
-            multiplicand, multiplier = act, self.weight
+            multiplicand, span, multiplier = act, config.act_span, self.weight
         else:
             multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)
