@@ -35,7 +35,13 @@ from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, wei
 from trilat.files import content_hash, replacing
 
 RATES = (0.01, 0.02, 0.04, 0.1)
-WIDTHS = (8, 4)
+# Bits of a weight, and whether a layer's share one scale, which holds the largest of them.
+PER_LAYER = (("weight_scale", "layer"),)
+ROWS = (
+    (8, "FAQ", ()),
+    (4, "FAQ", ()),
+    (8, "FAQ, a scale per layer", PER_LAYER),
+)
 # Points that FAQ gains on CIFAR-10 at 4 % faulty cells, from the abstract of Hanif and Shafique
 # (IJCNN 2023); word width and number format were not seen.
 PAPER_RATE, PAPER_GAIN = 0.04, {"vgg11": 70.47, "resnet18": 76.38}
@@ -68,11 +74,11 @@ def networks(effort: Effort) -> list[tuple[str, str, int | None, int, bool]]:
 
 
 def cells(effort: Effort) -> list[Cell]:
-    """Return the rows: every network at two widths of its weights."""
+    """Return the rows: every network at two widths, and with one weight scale per layer."""
     return [
         Cell(
             table="T5",
-            row="FAQ",
+            row=row,
             model=model,
             data=data,
             method="ptq",
@@ -80,6 +86,7 @@ def cells(effort: Effort) -> list[Cell]:
             rates=RATES,
             kind="stuck",
             on_chip="faq",
+            extra=extra,
             epochs=epochs,
             chips=effort.chips,
             images=images,
@@ -87,7 +94,7 @@ def cells(effort: Effort) -> list[Cell]:
             heavy=heavy,
         )
         for model, data, epochs, images, heavy in networks(effort)
-        for bits in WIDTHS
+        for bits, row, extra in ROWS
         if bits in effort.widths
     ]
 
@@ -117,6 +124,7 @@ def calibrated(cell: Cell, bench: Bench) -> tuple[QuantizedModel, DataSet]:
         act_bits=8,
         method="ptq",
         seed=cell.seed,
+        weight_scale="layer" if cell.extra == PER_LAYER else "channel",
         progress=bench.progress,
     )
     return result, data
@@ -244,7 +252,7 @@ def table(cells: list[Cell], found: Found) -> Table:
     for cell in cells:
         one = found.get(cell)
         for k, rate in enumerate(cell.rates):
-            start = [str(cell.bits), percent(rate)]
+            start = [_width(cell), percent(rate)]
             if one is None:
                 result.add_row(*start, *["-"] * (len(headings) - 2))
                 continue
@@ -260,6 +268,10 @@ def table(cells: list[Cell], found: Found) -> Table:
                 f"{100 * seconds / one['epoch_seconds']:.2g} %",
             )
     return result
+
+
+def _width(cell: Cell) -> str:
+    return f"{cell.bits}, scale per layer" if cell.extra == PER_LAYER else str(cell.bits)
 
 
 def with_interval(values: dict[str, float]) -> str:
@@ -278,7 +290,7 @@ def figure(cells: list[Cell], found: Found) -> Figure:
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
-                    "name": f"{label}, {cell.bits} bits",
+                    "name": f"{label}, bits: {_width(cell)}",
                     "x": [100 * row["rate"] for row in rows],
                     "y": means,
                     "error_y": {
@@ -303,18 +315,19 @@ def findings(cells: list[Cell], found: Found) -> list[Finding]:
     """Return what FAQ gains at the paper's rate, and what its conversion takes of an epoch."""
     gains = []
     for name, gain in PAPER_GAIN.items():
-        there = [
-            c for c in cells if c.model.partition(":")[0] == name and c.bits == 8 and c in found
-        ]
-        points = {c.model: at_rate(found[c], PAPER_RATE)["gain"]["mean"] for c in there}
-        gains.append(
-            Finding(
-                expected=f"FAQ gains {gain:g} points, or at most {_ABOUT:g} fewer, on {name} at "
-                f"{percent(PAPER_RATE)} stuck cells (abstract of the FAQ paper)",
-                found=", ".join(f"{model}: {value:+.1f}" for model, value in points.items()),
-                met=max(points.values()) >= gain - _ABOUT if points else None,
+        for scale, extra in (("channel", ()), ("layer", PER_LAYER)):
+            of_name = [c for c in cells if c.model.partition(":")[0] == name and c.extra == extra]
+            there = [c for c in of_name if c.bits == 8 and c in found]
+            points = {c.model: at_rate(found[c], PAPER_RATE)["gain"]["mean"] for c in there}
+            gains.append(
+                Finding(
+                    expected=f"FAQ gains {gain:g} points, or at most {_ABOUT:g} fewer, on {name} "
+                    f"at {percent(PAPER_RATE)} stuck cells (abstract of the FAQ paper), with a "
+                    f"weight scale per {scale}",
+                    found=", ".join(f"{model}: {value:+.1f}" for model, value in points.items()),
+                    met=max(points.values()) >= gain - _ABOUT if points else None,
+                )
             )
-        )
     shares = [
         100 * max(found[c]["conversion_seconds"]) / found[c]["epoch_seconds"]
         for c in cells

@@ -4,7 +4,8 @@
 Every scale minimizes the squared error of quantization, of the weights themselves or of
 activations on calibration images, within what the accelerator can do: requantization shifts of
 0..31 and biases that fit its accumulator. With `requant` shift scales are powers of two; with mult
-they have a mantissa of 24 bits, and tensors that the host joins without a layer share it.
+they have a mantissa of 24 bits, and tensors that the host joins without a layer share it. For
+comparison with published work a layer's weights can share the scale that holds the largest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from quant.network import MAX_MULTIPLIER, TensorFormat
 from quant.ops import GemmOp, Op, keeps_format, nonnegative
 
 REQUANTS = ("shift", "mult")
+WEIGHT_SCALES = ("channel", "layer")
 MAX_SHIFT = 31
 RELU6_MAX_EXPONENT = 1  # 6 = 3 * 2**1: up to here a code stands for 6 exactly
 # Input scale * weight scale / output scale, for which a multiplier and a shift of 0..63 have 16
@@ -93,6 +95,7 @@ def choose_formats(
     weight_bits: int,
     act_bits: int,
     requant: str = "shift",
+    weight_scale: str = "channel",
 ) -> Formats:
     """Choose all scales.
 
@@ -101,6 +104,7 @@ def choose_formats(
         values: every float tensor by name on calibration images (`quant.ops.run`).
         weight_bits, act_bits: 2..8.
         requant: ``"shift"`` for powers of two, ``"mult"`` for scales of any value.
+        weight_scale: of `WEIGHT_SCALES`; ``"layer"`` goes with ``"shift"`` alone.
     """
     tensors = _tensor_formats(ops, values, act_bits, requant)
     gemms = [op for op in ops if isinstance(op, GemmOp)]
@@ -111,7 +115,10 @@ def choose_formats(
         # The bias must fit: |bias| <= (2**(bias_bits - 1) - 1) * input scale * weight scale.
         largest = op.bias.abs().double().numpy() / ((1 << (bias_bits - 1)) - 1)
         if requant == "shift":
-            wanted = _weight_exponents(op.weight, weight_bits, per_channel=output is not None)
+            if weight_scale == "layer":
+                wanted = _largest_exponents(op.weight, weight_bits)
+            else:
+                wanted = _weight_exponents(op.weight, weight_bits, per_channel=output is not None)
             weights[op.name] = _fitting_exponents(wanted, largest, source, output)
         else:
             scales = _weight_scales(op.weight, weight_bits, per_channel=output is not None)
@@ -242,6 +249,13 @@ def _weight_exponents(weight: Tensor, bits: int, *, per_channel: bool) -> np.nda
     rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
     exponents, _ = _best_exponents(rows, -limit, limit)
     return exponents if per_channel else np.repeat(exponents, len(weight))
+
+
+def _largest_exponents(weight: Tensor, bits: int) -> np.ndarray:
+    """Return for every channel the exponent that just holds the largest weight of the layer."""
+    largest = max(float(weight.abs().max()), 1e-30)
+    exponent = math.ceil(math.log2(largest / weight_limit(bits)))
+    return np.full(len(weight), exponent, dtype=np.int64)
 
 
 def _weight_scales(weight: Tensor, bits: int, *, per_channel: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel, build_model
-from quant.calibration import REQUANTS, choose_formats
+from quant.calibration import REQUANTS, WEIGHT_SCALES, choose_formats
 from quant.data import DataSet, Split, stratified, to_input
 from quant.export import exactness_bound, to_network
 from quant.fault_map import FaultMap
@@ -69,6 +69,7 @@ def quantize(
     chips: Sequence[FaultMap] = (),
     mapping: WeightMapping | None = None,
     requant: str = "shift",
+    weight_scale: str = "channel",
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantize a trained float model.
@@ -91,6 +92,9 @@ def quantize(
         mapping: of the weights to their cells; by default one after the other.
         requant: ``"shift"`` for powers of two as scales, ``"mult"`` for scales of any value, which
             take an accelerator with multipliers (``qat`` and ``ptq``).
+        weight_scale: ``"channel"`` for one of least squared error per output channel; ``"layer"``
+            for one that just holds the largest weight of a layer, for comparison with published
+            work (with ``"shift"``).
         progress: where the stages report.
 
     Raises:
@@ -99,6 +103,11 @@ def quantize(
     """
     chosen = check_settings(weight_bits, act_bits, method, len(chips))
     check_requant(requant, chosen.name)
+    if weight_scale not in WEIGHT_SCALES:
+        raise unknown_name("weight scale", weight_scale, list(WEIGHT_SCALES))
+    if weight_scale == "layer" and requant == "mult":
+        raise InputError("one weight scale per layer goes with requantization by shift, not mult")
+    scales = {"requant": requant, "weight_scale": weight_scale}
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be at least 1, not {epochs}")
     progress = progress or NoProgress()
@@ -111,9 +120,9 @@ def quantize(
         )
     epochs = epochs or default_epochs(ops, len(data.train), min(weight_bits, act_bits))
     if chosen.wmax is not None:
-        wide = _calibrated(ops, spec, data, 8, 8, seed, progress, requant)
+        wide = _calibrated(ops, spec, data, 8, 8, seed, progress, **scales)
         ops = clipped(wide, data, spec.input_shape, chosen.wmax, epochs, seed, progress)
-    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress, requant)
+    model = _calibrated(ops, spec, data, weight_bits, act_bits, seed, progress, **scales)
     group = ChipGroup(maps=tuple(chips), mapping=mapping or WeightMapping())
     history: dict[str, Any] = {"method": chosen.name, "seed": seed}
     if method == "qat":
@@ -205,7 +214,9 @@ def _calibrated(
     act_bits: int,
     seed: int,
     progress: Progress,
-    requant: str = "shift",
+    *,
+    requant: str,
+    weight_scale: str,
 ) -> BrevitasModel:
     """Return the post-training quantized model."""
     floats = int(sum(np.prod(op.shape) for op in ops) + np.prod(spec.input_shape))
@@ -222,7 +233,12 @@ def _calibrated(
             values[op.name] = activate(op, result)
             advance(1)
         formats = choose_formats(
-            ops, values, weight_bits=weight_bits, act_bits=act_bits, requant=requant
+            ops,
+            values,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            requant=requant,
+            weight_scale=weight_scale,
         )
         del values
         model = build_model(ops, formats).train()

@@ -21,7 +21,7 @@ from quant.export import exactness_bound, to_network
 from quant.graph import trace
 from quant.models import ModelSpec
 from quant.network import IntegerNetwork
-from quant.ops import run
+from quant.ops import GemmOp, run
 from quant.quantize import default_epochs, quantize
 from quant.training import float_accuracy
 from trilat.errors import InputError
@@ -35,6 +35,30 @@ def calibrated(module: nn.Module, shape: tuple[int, int, int], weight_bits: int,
         values = run(ops, batch)
         formats = choose_formats(ops, values, weight_bits=weight_bits, act_bits=act_bits)
     return ops, formats, build_model(ops, formats), batch
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_one_scale_per_layer_just_holds_its_largest_weight(bits: int) -> None:
+    source = spec("vgg")
+    ops, _, _, batch = calibrated(source.module, source.input_shape, bits, 8)
+    with torch.no_grad():
+        values = run(ops, batch)
+        shared = choose_formats(ops, values, weight_bits=bits, act_bits=8, weight_scale="layer")
+    layers = [op for op in ops if isinstance(op, GemmOp)]
+    assert layers
+    for op in layers:
+        scales = shared.weight_scale(op)
+        largest = float(op.weight.abs().max()) / (2 ** (bits - 1) - 1)
+        assert np.array_equal(scales, np.full(len(op.weight), scales[0]))
+        assert scales[0] / 2 < largest <= scales[0]
+
+
+def test_scales_that_are_not_known_or_do_not_go_together() -> None:
+    settings = {"weight_bits": 8, "act_bits": 8, "method": "ptq", "seed": 0}
+    with pytest.raises(InputError, match=r"tensor.*accepted: channel, layer"):
+        quantize(spec("vgg"), digits(), weight_scale="tensor", **settings)
+    with pytest.raises(InputError, match="per layer goes with requantization by shift"):
+        quantize(spec("vgg"), digits(), weight_scale="layer", requant="mult", **settings)
 
 
 @pytest.mark.parametrize("bits", [(2, 2), (3, 5), (8, 8)])
