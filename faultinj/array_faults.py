@@ -103,11 +103,12 @@ def _deltas(
     sum_rows = {row for row, _ in corruption.places("product", "psum")}
     if corruption.places("deskew"):
         sum_rows.add(config.rows - 1)
-    if not sum_rows:
+    operands = {row: _operand(part, corruption, codes, hits, row) for row in operand_rows}
+    if not sum_rows and all(_is_held(config, operand) for operand in operands.values()):
         delta = np.zeros(shape, dtype=np.int64)
-        for row in operand_rows:
+        for row, operand in operands.items():
             clean = codes[:, :, row, None] * weights[:, None, row]
-            delta += _product(config, part, corruption, codes, weights, hits, row) - clean
+            delta += _product(config, part, corruption, operand, weights, hits, row) - clean
         return delta
     first = min(sum_rows | operand_rows)
     clean = np.matmul(codes, weights)
@@ -125,7 +126,9 @@ def _deltas(
 
     psum = above
     for row in range(first, config.rows):
-        product = _product(config, part, corruption, codes, weights, hits, row)
+        if row not in operands:
+            operands[row] = _operand(part, corruption, codes, hits, row)
+        product = _product(config, part, corruption, operands[row], weights, hits, row)
         product = in_columns(product, "product", row)
         psum = in_columns(wrap(psum + product, config.psum_bits(row)), "psum", row)
     for stage, col in corruption.places("deskew"):
@@ -134,16 +137,14 @@ def _deltas(
     return psum - clean
 
 
-def _product(
-    config: AcceleratorConfig,
+def _operand(
     part: TilePart,
     corruption: Corruption,
     codes: np.ndarray,
-    weights: np.ndarray,
     hits: Sequence[np.ndarray],
     row: int,
 ) -> np.ndarray:
-    """Return the products of a row of PEs under faults in its operands, int64 (k, rows, n)."""
+    """Return the activations in a row of PEs under faults, int64 (k, rows, n)."""
     code = codes[:, :, row]
     for stage in range(row + 1):
         code = corruption.applied(code, "skew", row, stage, hits)
@@ -152,16 +153,62 @@ def _product(
         if other == row:  # wrong from here on to the right
             code = corruption.applied(code, "pe_activation", row, col, hits)
             operand[:, :, part.cols >= col] = code[:, :, None]
-    product = operand * weights[:, None, row]
+    return operand
+
+
+def _is_held(config: AcceleratorConfig, operand: np.ndarray) -> bool:
+    """Return whether products and sums of these activations fit their registers.
+
+    The widths are those of every code; a fault in a sign makes of one what is no code of either
+    convention. All but the least of those are small enough.
+    """
+    return not config.signs_travel or bool((operand > -(1 << config.act_bits)).all())
+
+
+def _product(
+    config: AcceleratorConfig,
+    part: TilePart,
+    corruption: Corruption,
+    operand: np.ndarray,
+    weights: np.ndarray,
+    hits: Sequence[np.ndarray],
+    row: int,
+) -> np.ndarray:
+    """Return the products of a row of PEs under faults in its operands, int64 (k, rows, n)."""
+    taken = np.broadcast_to(weights[:, None, row], operand.shape)
     for other, col in corruption.places("weight_active"):
         if other == row:
             columns = part.cols == col
-            weight = np.broadcast_to(
-                weights[:, None, row, columns], (*code.shape, int(columns.sum()))
-            )
             spread = [hit[:, :, None] for hit in hits]
-            weight = corruption.applied(weight, "weight_active", row, col, spread)
-            product[:, :, columns] = operand[:, :, columns] * weight
+            taken = taken.copy() if not taken.flags.writeable else taken
+            taken[:, :, columns] = corruption.applied(
+                taken[:, :, columns], "weight_active", row, col, spread
+            )
+    product = operand * taken
+    if _is_held(config, operand):
+        return product
+    if config.dsp_pack == 1:
+        return wrap(product, config.product_bits)
+    return _packed_product(config, part, operand, taken)
+
+
+def _packed_product(
+    config: AcceleratorConfig, part: TilePart, operand: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the products that multiplier blocks shared by columns make, int64 (k, rows, n).
+
+    A product that its lane does not hold looks negative, and the next lane makes up for a borrow
+    that there was not.
+    """
+    bits = config.product_bits
+    product = np.zeros(operand.shape, dtype=np.int64)
+    for group in np.unique(part.cols // config.dsp_pack):
+        columns = np.flatnonzero(part.cols // config.dsp_pack == group)
+        lanes = (part.cols[columns] % config.dsp_pack) * bits
+        result = ((operand * weights)[:, :, columns] << lanes).sum(axis=2)
+        for column, low in zip(columns, lanes, strict=True):
+            borrow = (result >> (low - 1)) & 1 if low else 0
+            product[:, :, column] = wrap((result >> low) + borrow, bits)
     return product
 
 

@@ -177,7 +177,9 @@ class AcceleratorConfig:
     @property
     def uses_dsp(self) -> bool:
         """Whether products are left to multiplier blocks."""
-        return self.mult == "dsp" or (self.mult == "auto" and self.product_bits >= DSP_PRODUCT_BITS)
+        return self.mult == "dsp" or (
+            self.mult == "auto" and self._code_product_bits >= DSP_PRODUCT_BITS
+        )
 
     @property
     def act_signs(self) -> tuple[bool, ...]:
@@ -188,6 +190,14 @@ class AcceleratorConfig:
     def signs_travel(self) -> bool:
         """Whether the sign convention of a tile travels through the array with its codes."""
         return len(self.act_signs) > 1
+
+    @property
+    def operand_bits(self) -> int:
+        """Width of an activation in the array.
+
+        That of its code; where each tile chooses the sign convention, one more: two's complement.
+        """
+        return self.act_bits + self.signs_travel
 
     @property
     def layer_bounds(self) -> bool:
@@ -207,9 +217,15 @@ class AcceleratorConfig:
 
     @property
     def product_bits(self) -> int:
-        """Width of a PE's product register: holds every activation code times every weight code."""
-        lo, hi = self._product_range()
-        return signed_width(lo, hi)
+        """Width of a PE's product register: holds every activation code times every weight code.
+
+        A fault in the sign of an activation can make a code of no convention; of those the least,
+        -2**act_bits, times the least weight needs one bit more. The register of a multiplier block
+        has it: Yosys adds a block's whole product, even where its register is narrower. Elsewhere
+        such a product wraps.
+        """
+        bits = self._code_product_bits
+        return bits + 1 if self.signs_travel and self.uses_dsp and self.dsp_pack == 1 else bits
 
     def psum_bits(self, row: int) -> int:
         """Width of a ws array's psum register in row `row`: that of row + 1 extreme products."""
@@ -255,6 +271,10 @@ class AcceleratorConfig:
     def raw_beats(self) -> int:
         """Output beats of one row of raw logits, `act_bits` of each element a beat, low first."""
         return -(-self.sum_bits // self.act_bits)
+
+    @property
+    def _code_product_bits(self) -> int:
+        return signed_width(*self._product_range())
 
     def _product_range(self) -> Span:
         return product_span(self.act_span, self.weight_span)

@@ -25,25 +25,24 @@ from hdl.module import Part, flags
 _LOWEST = (0, 3)
 
 
-def signed_operand(config: AcceleratorConfig, act: Value, act_signed: Value | None) -> Value:
-    """Return an activation code as a multiplier takes it, in two's complement.
+def signed_operand(config: AcceleratorConfig, act: Value) -> Value:
+    """Return an activation as a multiplier takes it, in two's complement.
 
     Args:
         config: the accelerator.
-        act: the code.
-        act_signed: whether it is two's complement, where that is chosen per tile.
+        act: what a PE has of it, `operand_bits` wide.
     """
-    if act_signed is not None:
-        return Cat(act, act_signed & act[-1])
-    return act if config.act_sign == "signed" else Cat(act, Const(0, 1))
+    return Cat(act, Const(0, 1)) if config.act_sign == "unsigned" else act
 
 
 class Multiplier(Part):
     """The product of an activation and a weight, registered, exact for every code.
 
+    Where a fault in its sign has made a code of no convention of an activation, it is the exact
+    product's lowest `product_bits`.
+
     Members:
-        act: activation code.
-        act_signed: whether it is two's complement, if that is chosen per tile.
+        act: activation, `operand_bits` wide.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -53,8 +52,7 @@ class Multiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.act_bits),
-                "act_signed": In(1) if config.signs_travel else None,
+                "act": In(config.operand_bits),
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -65,10 +63,12 @@ class Multiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        # The sign is made here, lest it cost a level of logic of its own in front of the rows.
-        act = signed_operand(config, self.act, getattr(self, "act_signed", None))
+        act = signed_operand(config, self.act)
         if len(self.weight) <= len(act):
-            multiplicand, span, multiplier = act, config.act_span, self.weight
+            # Rows are as wide as every code needs that the register can hold, the product is not.
+            limits = (-(1 << config.act_bits), config.act_span[1])
+            span = limits if config.signs_travel else config.act_span
+            multiplicand, multiplier = act, self.weight
         else:
             multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)

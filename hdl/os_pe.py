@@ -22,10 +22,8 @@ class OutputStationaryElement(Part):
     beat are in `valid` and `first` together with its product.
 
     Members:
-        act_in, act: activation code; travels right.
+        act_in, act: activation, `operand_bits` wide; travels right.
         weight_in, weight: weight code; travels down.
-        signed_in, act_signed: whether the activation is two's complement, where that is not
-            fixed; travels down.
         valid_in, valid: there is a beat, one cycle behind its operands; travels down.
         first_in, first: it is the first of its output tile; travels with `valid`.
         acc: sum of the products so far.
@@ -40,14 +38,12 @@ class OutputStationaryElement(Part):
         super().__init__(
             "trilat_pe_os",
             {
-                "act_in": In(config.act_bits),
+                "act_in": In(config.operand_bits),
                 "weight_in": In(config.weight_bits),
-                "signed_in": In(1) if config.signs_travel else None,
                 "valid_in": In(1),
                 "first_in": In(1),
-                "act": Out(config.act_bits),
+                "act": Out(config.operand_bits),
                 "weight": Out(config.weight_bits),
-                "act_signed": Out(1) if config.signs_travel else None,
                 "valid": Out(1),
                 "first": Out(1),
                 "acc": Out(config.acc_bits),
@@ -60,18 +56,15 @@ class OutputStationaryElement(Part):
         """Build the PE."""
         m = self.new_module()
         product = Signal(self.config.product_bits, name="product")
-        signed = self.act_signed if self.config.signs_travel else None
         if self.multiplier is None:
-            operand = signed_operand(self.config, self.act, signed)
+            operand = signed_operand(self.config, self.act)
             m.d.data += product.eq(operand.as_signed() * self.weight.as_signed())
         else:
             pins = {"act": self.act, "weight": self.weight, "product": product}
-            pins |= {} if signed is None else {"act_signed": signed}
             place(self, m, "multiplier", self.multiplier, **pins)
         m.d.data += [
             self.act.eq(self.act_in),
             self.weight.eq(self.weight_in),
-            *([self.act_signed.eq(self.signed_in)] if self.config.signs_travel else []),
             self.valid.eq(self.valid_in),
             self.first.eq(self.first_in),
         ]

@@ -31,8 +31,7 @@ class ProcessingElement(Part):
     Latency: `act_in` to `act` 1 cycle, to the product register 2, to `psum` 3.
 
     Members:
-        act_in, act: activation code; travels right.
-        signed_in, act_signed: whether it is two's complement, where not fixed; travels down.
+        act_in, act: activation, `operand_bits` wide; travels right.
         swap_in, swap: travels down.
         load_in, load: travels right.
         weight_in*, weight_loading*: travels down when `load_in` is high.
@@ -40,7 +39,7 @@ class ProcessingElement(Part):
 
     Args:
         config: gives the widths of codes and product.
-        psum_bits: width of the partial sum; that of the product alone makes a PE of the top row.
+        psum_bits: width of the partial sum; that of row 0 makes a PE of the top row.
         multiplier: in lookup tables; without one the product is left to a multiplier block.
     """
 
@@ -48,16 +47,14 @@ class ProcessingElement(Part):
         self, config: AcceleratorConfig, *, psum_bits: int, multiplier: Multiplier | None
     ) -> None:
         self.config, self.multiplier = config, multiplier
-        self.is_top = psum_bits == config.product_bits
+        self.is_top = psum_bits == config.psum_bits(0)
         members = {
-            "act_in": In(config.act_bits),
-            "signed_in": In(1) if config.signs_travel else None,
+            "act_in": In(config.operand_bits),
             "swap_in": In(1),
             "load_in": In(1),
             **{name: In(config.weight_bits) for name in lane_names(config, "weight_in")},
             **{name: In(psum_bits) for name in lane_names(config, "psum_in") if not self.is_top},
-            "act": Out(config.act_bits),
-            "act_signed": Out(1) if config.signs_travel else None,
+            "act": Out(config.operand_bits),
             "swap": Out(1),
             "load": Out(1),
             **{name: Out(config.weight_bits) for name in lane_names(config, "weight_loading")},
@@ -75,7 +72,6 @@ class ProcessingElement(Part):
         m = self.new_module()
         m.d.data += [
             self.act.eq(self.act_in),
-            *([self.act_signed.eq(self.signed_in)] if self.config.signs_travel else []),
             self.swap.eq(self.swap_in),
             self.load.eq(self.load_in),
         ]
@@ -102,15 +98,13 @@ class ProcessingElement(Part):
 
     def _multiply(self, m: Module, weights: list[Signal]) -> list[Signal]:
         """Return the product registers."""
-        signed = self.act_signed if self.config.signs_travel else None
         bits = self.config.product_bits
         products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
         if self.multiplier is not None:
             pins = {"act": self.act, "weight": weights[0], "product": products[0]}
-            pins |= {} if signed is None else {"act_signed": signed}
             place(self, m, "multiplier", self.multiplier, **pins)
             return products
-        operand = signed_operand(self.config, self.act, signed)
+        operand = signed_operand(self.config, self.act)
         if len(weights) == 1:
             m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
         else:

@@ -169,9 +169,12 @@ def _place(config: AcceleratorConfig, register_class: str, row: int, col: int) -
     rows, cols = config.rows, config.cols
     if register_class == "skew":
         count, bits = (rows, row + 1), config.act_bits
+        low = col * bits
+        if col == row:  # as the array takes it
+            bits = config.operand_bits
         # With a single row its register is the module's output itself.
         name = f"row_{row}" if rows > 1 else "act"
-        place = RegisterSlice(path=f"skew.{name}", low=col * bits, bits=bits)
+        place = RegisterSlice(path=f"skew.{name}", low=low, bits=bits)
     elif register_class == "weight_skew":
         count, bits = (config.col_group(col) + 1, cols), config.weight_bits
         name = f"col_{col}" if cols > 1 else "weight"
@@ -186,7 +189,7 @@ def _place(config: AcceleratorConfig, register_class: str, row: int, col: int) -
 def _pe_place(config: AcceleratorConfig, register_class: str, row: int, col: int) -> _Place:
     count = (config.rows, config.cols)
     bits = {
-        "pe_activation": config.act_bits,
+        "pe_activation": config.operand_bits,
         "product": config.product_bits,
         "psum": config.psum_bits(min(max(row, 0), config.rows - 1)),
         "accumulator": config.acc_bits,
