@@ -2,7 +2,7 @@
 """What register faults do to the sums of weight-stationary tiles; part of `tile_faults`.
 
 Only the K tiles and registers that a fault meets are computed again, all rows and columns at a
-time. Where faults change operands alone no register can overflow, so only their rows of PEs count;
+time. Where faults change operands alone no sum can overflow, so only their rows of PEs count;
 elsewhere sums go through the registers below, at the width of each.
 """
 
@@ -103,12 +103,11 @@ def _deltas(
     sum_rows = {row for row, _ in corruption.places("product", "psum")}
     if corruption.places("deskew"):
         sum_rows.add(config.rows - 1)
-    operands = {row: _operand(part, corruption, codes, hits, row) for row in operand_rows}
-    if not sum_rows and all(_is_held(config, operand) for operand in operands.values()):
+    if not sum_rows:
         delta = np.zeros(shape, dtype=np.int64)
-        for row, operand in operands.items():
+        for row in operand_rows:
             clean = codes[:, :, row, None] * weights[:, None, row]
-            delta += _product(config, part, corruption, operand, weights, hits, row) - clean
+            delta += _product(config, part, corruption, codes, weights, hits, row) - clean
         return delta
     first = min(sum_rows | operand_rows)
     clean = np.matmul(codes, weights)
@@ -126,9 +125,7 @@ def _deltas(
 
     psum = above
     for row in range(first, config.rows):
-        if row not in operands:
-            operands[row] = _operand(part, corruption, codes, hits, row)
-        product = _product(config, part, corruption, operands[row], weights, hits, row)
+        product = _product(config, part, corruption, codes, weights, hits, row)
         product = in_columns(product, "product", row)
         psum = in_columns(wrap(psum + product, config.psum_bits(row)), "psum", row)
     for stage, col in corruption.places("deskew"):
@@ -137,14 +134,16 @@ def _deltas(
     return psum - clean
 
 
-def _operand(
+def _product(
+    config: AcceleratorConfig,
     part: TilePart,
     corruption: Corruption,
     codes: np.ndarray,
+    weights: np.ndarray,
     hits: Sequence[np.ndarray],
     row: int,
 ) -> np.ndarray:
-    """Return the activations in a row of PEs under faults, int64 (k, rows, n)."""
+    """Return the products of a row of PEs under faults in its operands, int64 (k, rows, n)."""
     code = codes[:, :, row]
     for stage in range(row + 1):
         code = corruption.applied(code, "skew", row, stage, hits)
@@ -153,43 +152,17 @@ def _operand(
         if other == row:  # wrong from here on to the right
             code = corruption.applied(code, "pe_activation", row, col, hits)
             operand[:, :, part.cols >= col] = code[:, :, None]
-    return operand
-
-
-def _is_held(config: AcceleratorConfig, operand: np.ndarray) -> bool:
-    """Return whether products and sums of these activations fit their registers.
-
-    The widths are those of every code; a fault in a sign makes of one what is no code of either
-    convention. All but the least of those are small enough.
-    """
-    return not config.signs_travel or bool((operand > -(1 << config.act_bits)).all())
-
-
-def _product(
-    config: AcceleratorConfig,
-    part: TilePart,
-    corruption: Corruption,
-    operand: np.ndarray,
-    weights: np.ndarray,
-    hits: Sequence[np.ndarray],
-    row: int,
-) -> np.ndarray:
-    """Return the products of a row of PEs under faults in its operands, int64 (k, rows, n)."""
-    taken = np.broadcast_to(weights[:, None, row], operand.shape)
+    taken = np.repeat(weights[:, None, row], operand.shape[1], axis=1)
     for other, col in corruption.places("weight_active"):
         if other == row:
             columns = part.cols == col
             spread = [hit[:, :, None] for hit in hits]
-            taken = taken.copy() if not taken.flags.writeable else taken
             taken[:, :, columns] = corruption.applied(
                 taken[:, :, columns], "weight_active", row, col, spread
             )
-    product = operand * taken
-    if _is_held(config, operand):
-        return product
-    if config.dsp_pack == 1:
-        return wrap(product, config.product_bits)
-    return _packed_product(config, part, operand, taken)
+    if config.dsp_pack > 1:
+        return _packed_product(config, part, operand, taken)
+    return wrap(operand * taken, config.product_bits)
 
 
 def _packed_product(
@@ -201,15 +174,18 @@ def _packed_product(
     that there was not.
     """
     bits = config.product_bits
-    product = np.zeros(operand.shape, dtype=np.int64)
+    product = operand * weights
+    if (product < 1 << (bits - 1)).all():
+        return product
+    wrapped = np.zeros_like(product)
     for group in np.unique(part.cols // config.dsp_pack):
         columns = np.flatnonzero(part.cols // config.dsp_pack == group)
         lanes = (part.cols[columns] % config.dsp_pack) * bits
-        result = ((operand * weights)[:, :, columns] << lanes).sum(axis=2)
+        result = (product[:, :, columns] << lanes).sum(axis=2)
         for column, low in zip(columns, lanes, strict=True):
             borrow = (result >> (low - 1)) & 1 if low else 0
-            product[:, :, column] = wrap((result >> low) + borrow, bits)
-    return product
+            wrapped[:, :, column] = wrap((result >> low) + borrow, bits)
+    return wrapped
 
 
 def _accumulated(

@@ -38,7 +38,7 @@ def signed_operand(config: AcceleratorConfig, act: Value) -> Value:
 class Multiplier(Part):
     """The product of an activation and a weight, registered, exact for every code.
 
-    Where a fault in its sign has made a code of no convention of an activation, it is the exact
+    Of the least operands that registers can hold, which only a fault makes, it is the exact
     product's lowest `product_bits`.
 
     Members:
@@ -65,10 +65,7 @@ class Multiplier(Part):
         config = self.config
         act = signed_operand(config, self.act)
         if len(self.weight) <= len(act):
-            # Rows are as wide as every code needs that the register can hold, the product is not.
-            limits = (-(1 << config.act_bits), config.act_span[1])
-            span = limits if config.signs_travel else config.act_span
-            multiplicand, multiplier = act, self.weight
+            multiplicand, span, multiplier = act, config.operand_span, self.weight
         else:
             multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)

@@ -188,13 +188,16 @@ def test_several_faults_at_once(data, seed):
     assert_predicted(config, job, faults)
 
 
-@pytest.mark.parametrize("dataflow,pack", [("ws", 1), ("ws", 2), ("ws", 3), ("os", 1)])
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+@pytest.mark.parametrize("mult,pack", [("lut", 1), ("dsp", 1), ("dsp", 2), ("dsp", 3)])
 @pytest.mark.parametrize("first", [0, 2])
-def test_activations_of_no_convention_wrap(dataflow, pack, first):
+def test_least_operands_at_once(dataflow, mult, pack, first):
+    if dataflow == "os" and pack > 1:
+        return
     # The least that a register can hold, -4, times the least weight, -2, is no product of codes.
     config = AcceleratorConfig(
         dataflow=dataflow, rows=5, cols=6, act_bits=2, weight_bits=2, max_k=15, psum_depth=4,
-        mult="dsp", dsp_pack=pack,
+        mult=mult, dsp_pack=pack,
     )  # fmt: skip
     job = random_job(config, 4, 3 if dataflow == "ws" else 15, seed=3, raw=True)
 
