@@ -25,6 +25,7 @@ from rich.table import Table
 
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.multiplier import multiplier
 from hdl.pe import ProcessingElement
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
@@ -59,13 +60,14 @@ class FlatArray(Component):
             for r in range(config.rows)
         ]
         width = config.psum_bits(config.rows - 1)
+        shared = multiplier(config)
         for col in range(config.cols):
             above: dict[str, Any] = {
                 "swap": self.swap_in[col],
                 "weight_loading": self.weights.word_select(col, weight),
             }
             for row in range(config.rows):
-                pe = ProcessingElement(config, psum_bits=config.psum_bits(row), multiplier=None)
+                pe = ProcessingElement(config, psum_bits=config.psum_bits(row), multiplier=shared)
                 m.submodules[f"pe_{row}_{col}"] = pe
                 m.d.comb += [
                     pe.aclk.eq(clock),

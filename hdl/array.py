@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier
-from hdl.pe import ProcessingElement, lane_names
+from hdl.multiplier import lane_names, multiplier
+from hdl.pe import ProcessingElement
 from hdl.protection import check_code, extend
 
 
@@ -29,10 +29,8 @@ class Column(Part):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         widths = sorted({config.psum_bits(row) for row in range(config.rows)})
-        multiplier = None if config.uses_dsp else Multiplier(config)
-        self.pes = {
-            w: ProcessingElement(config, psum_bits=w, multiplier=multiplier) for w in widths
-        }
+        shared = multiplier(config)
+        self.pes = {w: ProcessingElement(config, psum_bits=w, multiplier=shared) for w in widths}
         super().__init__(
             "trilat_column",
             {

@@ -3,18 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier, signed_operand
-
-
-def lane_names(config: AcceleratorConfig, name: str) -> list[str]:
-    """Return the names of what a PE has for each of the columns that it serves."""
-    count = config.dsp_pack
-    return [name] if count == 1 else [f"{name}_{lane}" for lane in range(count)]
+from hdl.multiplier import lane_names
 
 
 class ProcessingElement(Part):
@@ -40,12 +34,10 @@ class ProcessingElement(Part):
     Args:
         config: gives the widths of codes and product.
         psum_bits: width of the partial sum; that of row 0 makes a PE of the top row.
-        multiplier: in lookup tables; without one the product is left to a multiplier block.
+        multiplier: `hdl.multiplier.multiplier` of the same configuration.
     """
 
-    def __init__(
-        self, config: AcceleratorConfig, *, psum_bits: int, multiplier: Multiplier | None
-    ) -> None:
+    def __init__(self, config: AcceleratorConfig, *, psum_bits: int, multiplier: Part) -> None:
         self.config, self.multiplier = config, multiplier
         self.is_top = psum_bits == config.psum_bits(0)
         members = {
@@ -60,12 +52,7 @@ class ProcessingElement(Part):
             **{name: Out(config.weight_bits) for name in lane_names(config, "weight_loading")},
             **{name: Out(psum_bits) for name in lane_names(config, "psum")},
         }
-        super().__init__(
-            f"trilat_pe_p{psum_bits}",
-            members,
-            has_reset=False,
-            parts=() if multiplier is None else (multiplier,),
-        )
+        super().__init__(f"trilat_pe_p{psum_bits}", members, has_reset=False, parts=(multiplier,))
 
     def elaborate(self, platform: object) -> Module:
         """Build the PE."""
@@ -75,15 +62,18 @@ class ProcessingElement(Part):
             self.swap.eq(self.swap_in),
             self.load.eq(self.load_in),
         ]
-        weights = []
+        pins: dict[str, Value] = {"act": self.act}
         for lane, loading in enumerate(self._lanes("weight_loading")):
             active = Signal(len(loading), name=lane_names(self.config, "weight_active")[lane])
             with m.If(self.load_in):
                 m.d.data += loading.eq(self._lanes("weight_in")[lane])
             with m.If(self.swap_in):
                 m.d.data += active.eq(loading)
-            weights.append(active)
-        products = self._multiply(m, weights)
+            pins[lane_names(self.config, "weight")[lane]] = active
+        names = lane_names(self.config, "product")
+        products = [Signal(self.config.product_bits, name=name) for name in names]
+        pins |= dict(zip(names, products, strict=True))
+        place(self, m, "multiplier", self.multiplier, **pins)
         for lane, psum in enumerate(self._lanes("psum")):
             product = products[lane]
             if self.is_top:
@@ -95,29 +85,3 @@ class ProcessingElement(Part):
 
     def _lanes(self, name: str) -> list[Signal]:
         return [getattr(self, member) for member in lane_names(self.config, name)]
-
-    def _multiply(self, m: Module, weights: list[Signal]) -> list[Signal]:
-        """Return the product registers."""
-        bits = self.config.product_bits
-        products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
-        if self.multiplier is not None:
-            pins = {"act": self.act, "weight": weights[0], "product": products[0]}
-            place(self, m, "multiplier", self.multiplier, **pins)
-            return products
-        operand = signed_operand(self.config, self.act)
-        if len(weights) == 1:
-            m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
-        else:
-            # One multiplication of the weights, each as far above the last as a product is wide.
-            packed: Value = weights[0].as_signed()
-            for lane, weight in enumerate(weights[1:], 1):
-                packed = Cat(Const(0, lane * bits), weight).as_signed() + packed
-            both = Signal(len(packed), name="packed_weights")
-            result = Signal(len(packed) + len(operand), name="packed_products")
-            m.d.comb += [both.eq(packed), result.eq(both.as_signed() * operand.as_signed())]
-            m.d.data += products[0].eq(result[:bits])
-            for lane, product in enumerate(products[1:], 1):
-                # A negative product below has borrowed one, and its sign says so.
-                low = lane * bits
-                m.d.data += product.eq(result[low : low + bits] + result[low - 1])
-        return products

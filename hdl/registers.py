@@ -42,9 +42,9 @@ CONTROL_CLASSES = {
 _PE_REGISTERS = {
     "pe_activation": "act",
     "pe_weight": "weight",
-    "product": "product",
+    "product": "multiplier.product",
     "psum": "psum",
-    "accumulator": "acc",
+    "accumulator": "accumulator.acc",
     "weight_loading": "weight_loading",
     "weight_active": "weight_active",
     "swap": "swap",
@@ -198,8 +198,6 @@ def _pe_place(config: AcceleratorConfig, register_class: str, row: int, col: int
         "first": 1,
     }.get(register_class, config.weight_bits)
     name, group = _PE_REGISTERS[register_class], col
-    if name == "product" and not config.uses_dsp:
-        name = "multiplier.product"
     if config.dsp_pack > 1:
         group, lane = divmod(col, config.dsp_pack)
         if register_class not in ("pe_activation", "swap"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The multiplier in lookup tables: every pair of codes of every pair of widths, in the Verilog."""
+"""Multipliers: every pair of codes and widths in lookup tables; netlists of PEs, by family."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mapped_pes import map_pes
 
 from hdl.config import ACT_SIGNS, AcceleratorConfig
 from hdl.families import FAMILIES
-from hdl.gen import emit, generate
-from hdl.mapping import map_modules, split_modules
-from hdl.multiplier import Multiplier
+from hdl.gen import emit
+from hdl.multiplier import TableMultiplier
 from trilat import verilator
 
 # Both operands recoded, odd and even, each sign; the others are for the nightly run.
@@ -64,7 +64,7 @@ def test_every_pair_of_codes(tmp_path: Path, cases: list[tuple[int, int, str]]) 
     for a, w, sign in cases:
         config = AcceleratorConfig(act_bits=a, weight_bits=w, mult="lut", act_sign=sign)
         name, bits = f"{a}_{w}_{sign}", config.product_bits - 1
-        texts.append(emit(Multiplier(config)).replace("trilat_multiplier", f"trilat_{name}"))
+        texts.append(emit(TableMultiplier(config)).replace("trilat_multiplier", f"trilat_{name}"))
         low, high = config.act_span
         if sign == "runtime":  # what a register holds with a fault in the sign, too
             low = -(1 << a)
@@ -101,12 +101,4 @@ def test_every_pair_of_codes(tmp_path: Path, cases: list[tuple[int, int, str]]) 
 def test_netlists_agree(family: str, fields: dict[str, Any], tmp_path: Path) -> None:
     """Every PE as mapped is simulated against its RTL; `map_modules` raises where they differ."""
     config = AcceleratorConfig(rows=3, cols=6, max_k=64, **fields)
-    texts = split_modules(generate(config))
-    kinds = [name for name in texts if name.startswith(("trilat_pe_", "trilat_multiplier"))]
-    verilog = "\n".join(texts[name] for name in kinds)
-    mapped = map_modules(
-        verilog, FAMILIES[family], cache=tmp_path, jobs=1, advance=lambda done: None
-    )
-    # A PE is mapped as one with its multiplier.
-    assert set(mapped) == {name for name in kinds if name.startswith("trilat_pe_")}
-    assert all(module.vectors for module in mapped.values())
+    assert all(module.vectors for module in map_pes(config, FAMILIES[family], tmp_path).values())
