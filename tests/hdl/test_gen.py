@@ -59,11 +59,12 @@ def test_one_module_for_each_psum_width(default: str) -> None:
 
 
 def test_registers_of_a_pe_have_no_enable_and_no_reset(default: str) -> None:
-    pe = modules(default)["trilat_pe_p18"]
+    pe, multiplier = (modules(default)[name] for name in ("trilat_pe_p18", "trilat_multiplier"))
     blocks = re.findall(r"always @\(posedge aclk\) begin\n(.*?)\n  end", pe, re.S)
     free = next(block for block in blocks if "act <= act_in" in block)
     assert "if" not in free
-    assert {"act", "product", "psum"} <= set(re.findall(r"(\w+) <=", free))
+    assert {"act", "psum"} <= set(re.findall(r"(\w+) <=", free))
+    assert "if" not in multiplier and re.findall(r"(\w+) <=", multiplier) == ["product"]
     assert "aresetn" not in pe
 
 
