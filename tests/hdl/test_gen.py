@@ -163,7 +163,9 @@ def test_register_places_exist(default: str) -> None:
                 continue
             place = register_slice(config, register_class, row, col)
             instance, *_, register = place.path.split(".")
-            if instance.startswith("col_"):
+            if register_class == "product":
+                module = text["trilat_multiplier"]
+            elif instance.startswith("col_"):
                 module = text[f"trilat_pe_p{config.psum_bits(row)}"]
             else:
                 module = text[
