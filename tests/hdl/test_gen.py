@@ -201,8 +201,13 @@ def test_output_stationary_modules() -> None:
     assert "aresetn" not in text["trilat_pe_os"] + text["trilat_os_column"]
     for register_class in REGISTER_CLASSES["os"]:
         place = register_slice(config, register_class, 0, 0)
-        instance, *_, register = place.path.split(".")
-        module = {"skew": "trilat_activation_skew", "weight_skew": "trilat_weight_skew"}
+        *_, instance, register = place.path.split(".")
+        module = {
+            "skew": "trilat_activation_skew",
+            "weight_skew": "trilat_weight_skew",
+            "multiplier": "trilat_multiplier",
+            "accumulator": "trilat_accumulator",
+        }
         width = re.search(
             rf"reg\s+\[(\d+):0\] {register}\b", text[module.get(instance, "trilat_pe_os")]
         )
