@@ -8,6 +8,8 @@ the register of a skew or of a PE first.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from amaranth.hdl import Cat, Module, Value
 from amaranth.lib.wiring import In, Member, Out
 
@@ -33,10 +35,10 @@ class ArrayAlone(Part):
         # Between neighbours in a row of columns, besides the activations.
         self.waves = [n[:-3] for n in members if n.endswith("_in") and n[:-3] in members]
         self.waves.remove("act")
-        ports: dict[str, Member] = {
+        ports: dict[str, Member | None] = {
             "acts": In(config.rows * config.act_bits),
             "weights": In(config.cols * config.weight_bits),
-            "signed_in": In(1),
+            "signed_in": In(1) if config.signs_travel else None,
             **{f"{n}_in": In(members[f"{n}_in"].shape) for n in self.waves},
             "psum": Out(config.col_groups * len(self.column.psum)),
         }
@@ -48,8 +50,8 @@ class ArrayAlone(Part):
         m = self.new_module()
         acts, weights = self.skews
         left = {n: getattr(self, f"{n}_in") for n in self.waves}
-        left["act"] = place(self, m, "skew", acts, acts=self.acts)["act"]
-        left["act_signed"] = self.signed_in
+        sign = {"signed_in": self.signed_in} if self.config.signs_travel else {}
+        left["act"] = place(self, m, "skew", acts, acts=self.acts, **sign)["act"]
         weight = place(self, m, "weight_skew", weights, weights=self.weights)["weight"]
         sums = []
         for group in range(self.config.col_groups):
@@ -59,7 +61,6 @@ class ArrayAlone(Part):
                 f"col_{group}",
                 self.column,
                 act_in=left["act"],
-                signed_in=left["act_signed"],
                 weight_in=weight.word_select(group, len(self.column.weight_in)),
                 **{f"{n}_in": left[n] for n in self.waves},
             )
@@ -135,5 +136,6 @@ module {PLAIN_TOP} (
   endgenerate
 endmodule
 """
-    parts = [emit(part) for part in (ActivationSkew(config), WeightSkew(config))]
+    signed = replace(config, act_sign="signed")  # as the operands of a plain PE are
+    parts = [emit(part) for part in (ActivationSkew(signed), WeightSkew(config))]
     return "\n".join([*parts, pe, text])

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.multiplier import multiplier
 from hdl.pe import ProcessingElement
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
@@ -38,11 +39,10 @@ class FlatArray(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        bits, weight = config.act_bits, config.weight_bits
+        bits, weight = config.operand_bits, config.weight_bits
         super().__init__(
             {
                 "acts": In(config.rows * bits),
-                "signed_in": In(config.cols),
                 "swap_in": In(config.cols),
                 "load_in": In(config.rows),
                 "weights": In(config.cols * weight),
@@ -53,37 +53,33 @@ class FlatArray(Component):
     def elaborate(self, platform: object) -> Module:
         """Connect every PE to its neighbours."""
         m = Module()
-        config, bits, weight = self.config, self.config.act_bits, self.config.weight_bits
+        config, bits, weight = self.config, self.config.operand_bits, self.config.weight_bits
         clock = Signal()
         left = [
             {"act": self.acts.word_select(r, bits), "load": self.load_in[r]}
             for r in range(config.rows)
         ]
         width = config.psum_bits(config.rows - 1)
+        shared = multiplier(config)
         for col in range(config.cols):
             above: dict[str, Any] = {
-                "act_signed": self.signed_in[col],
                 "swap": self.swap_in[col],
                 "weight_loading": self.weights.word_select(col, weight),
             }
             for row in range(config.rows):
-                pe = ProcessingElement(config, psum_bits=config.psum_bits(row), multiplier=None)
+                pe = ProcessingElement(config, psum_bits=config.psum_bits(row), multiplier=shared)
                 m.submodules[f"pe_{row}_{col}"] = pe
                 m.d.comb += [
                     pe.aclk.eq(clock),
                     pe.act_in.eq(left[row]["act"]),
                     pe.load_in.eq(left[row]["load"]),
-                    pe.signed_in.eq(above["act_signed"]),
                     pe.swap_in.eq(above["swap"]),
                     pe.weight_in.eq(above["weight_loading"]),
                 ]
                 if row:
                     m.d.comb += pe.psum_in.eq(above["psum"].as_signed())
                 left[row] = {"act": pe.act, "load": pe.load}
-                above = {
-                    name: getattr(pe, name)
-                    for name in ("act_signed", "swap", "weight_loading", "psum")
-                }
+                above = {name: getattr(pe, name) for name in ("swap", "weight_loading", "psum")}
             m.d.comb += self.psums.word_select(col, width).eq(above["psum"])
         return m
 

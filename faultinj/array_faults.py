@@ -2,7 +2,7 @@
 """What register faults do to the sums of weight-stationary tiles; part of `tile_faults`.
 
 Only the K tiles and registers that a fault meets are computed again, all rows and columns at a
-time. Where faults change operands alone no register can overflow, so only their rows of PEs count;
+time. Where faults change operands alone no sum can overflow, so only their rows of PEs count;
 elsewhere sums go through the registers below, at the width of each.
 """
 
@@ -152,17 +152,40 @@ def _product(
         if other == row:  # wrong from here on to the right
             code = corruption.applied(code, "pe_activation", row, col, hits)
             operand[:, :, part.cols >= col] = code[:, :, None]
-    product = operand * weights[:, None, row]
+    taken = np.repeat(weights[:, None, row], operand.shape[1], axis=1)
     for other, col in corruption.places("weight_active"):
         if other == row:
             columns = part.cols == col
-            weight = np.broadcast_to(
-                weights[:, None, row, columns], (*code.shape, int(columns.sum()))
-            )
             spread = [hit[:, :, None] for hit in hits]
-            weight = corruption.applied(weight, "weight_active", row, col, spread)
-            product[:, :, columns] = operand[:, :, columns] * weight
-    return product
+            taken[:, :, columns] = corruption.applied(
+                taken[:, :, columns], "weight_active", row, col, spread
+            )
+    if config.dsp_pack > 1:
+        return _packed_product(config, part, operand, taken)
+    return wrap(operand * taken, config.product_bits)
+
+
+def _packed_product(
+    config: AcceleratorConfig, part: TilePart, operand: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the products that multiplier blocks shared by columns make, int64 (k, rows, n).
+
+    A product that its lane does not hold looks negative, and the next lane makes up for a borrow
+    that there was not.
+    """
+    bits = config.product_bits
+    product = operand * weights
+    if (product < 1 << (bits - 1)).all():
+        return product
+    wrapped = np.zeros_like(product)
+    for group in np.unique(part.cols // config.dsp_pack):
+        columns = np.flatnonzero(part.cols // config.dsp_pack == group)
+        lanes = (part.cols[columns] % config.dsp_pack) * bits
+        result = (product[:, :, columns] << lanes).sum(axis=2)
+        for column, low in zip(columns, lanes, strict=True):
+            borrow = (result >> (low - 1)) & 1 if low else 0
+            wrapped[:, :, column] = wrap((result >> low) + borrow, bits)
+    return wrapped
 
 
 def _accumulated(

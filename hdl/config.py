@@ -177,7 +177,9 @@ class AcceleratorConfig:
     @property
     def uses_dsp(self) -> bool:
         """Whether products are left to multiplier blocks."""
-        return self.mult == "dsp" or (self.mult == "auto" and self.product_bits >= DSP_PRODUCT_BITS)
+        return self.mult == "dsp" or (
+            self.mult == "auto" and self._code_product_bits >= DSP_PRODUCT_BITS
+        )
 
     @property
     def act_signs(self) -> tuple[bool, ...]:
@@ -188,6 +190,14 @@ class AcceleratorConfig:
     def signs_travel(self) -> bool:
         """Whether the sign convention of a tile travels through the array with its codes."""
         return len(self.act_signs) > 1
+
+    @property
+    def operand_bits(self) -> int:
+        """Width of an activation in the array.
+
+        That of its code; where each tile chooses the sign convention, one more: two's complement.
+        """
+        return self.act_bits + self.signs_travel
 
     @property
     def layer_bounds(self) -> bool:
@@ -201,18 +211,36 @@ class AcceleratorConfig:
         return lo, (1 << (self.act_bits - (False not in self.act_signs))) - 1
 
     @property
+    def operand_span(self) -> Span:
+        """Least and greatest activation that a register of the array can hold.
+
+        With a sign of its own, a fault there makes of a code what is none of either convention.
+        """
+        return (-(1 << self.act_bits), self.act_span[1]) if self.signs_travel else self.act_span
+
+    @property
     def weight_span(self) -> Span:
         """Least and greatest weight code; only a fault writes the least."""
         return -(1 << (self.weight_bits - 1)), (1 << (self.weight_bits - 1)) - 1
 
     @property
     def product_bits(self) -> int:
-        """Width of a PE's product register: holds every activation code times every weight code."""
-        lo, hi = self._product_range()
-        return signed_width(lo, hi)
+        """Width of a PE's product register: holds every activation code times every weight code.
+
+        Where activations have a sign of their own, there is one product more that a fault can
+        make, and it needs one bit more: 2**(act_bits + weight_bits - 1), of the least operands.
+        The register of a multiplier block has that bit, lest it be missing where Yosys puts the
+        sum into the block, which adds the whole product. In lookup tables, or between products
+        that share a block, it would cost area: there this one product wraps.
+        """
+        bits = self._code_product_bits
+        return bits + 1 if self.signs_travel and self.uses_dsp and self.dsp_pack == 1 else bits
 
     def psum_bits(self, row: int) -> int:
-        """Width of a ws array's psum register in row `row`: that of row + 1 extreme products."""
+        """Width of a ws array's psum register in row `row`.
+
+        It holds row + 1 extreme products, those that only a fault in an operand makes included.
+        """
         lo, hi = self._product_range()
         return signed_width(lo * (row + 1), hi * (row + 1))
 
@@ -225,12 +253,13 @@ class AcceleratorConfig:
     def acc_bits(self) -> int:
         """Width of the sums of a whole reduction and of the bias.
 
-        A psum-buffer word (ws) or a PE's accumulator (os) holds `max_k_tiles` full K tiles of
-        extreme products exactly.
+        A psum-buffer word (ws) or a PE's accumulator (os) holds `max_k_tiles` full K tiles of any
+        codes exactly, and is no narrower than what is added to it.
         """
-        lo, hi = self._product_range()
+        lo, hi = product_span(self.act_span, self.weight_span)
         count = self.max_k_tiles * self.k_step
-        return signed_width(lo * count, hi * count)
+        added = self.product_bits if self.is_os else self.psum_bits(self.rows - 1)
+        return max(signed_width(lo * count, hi * count), added)
 
     @property
     def sum_bits(self) -> int:
@@ -256,8 +285,16 @@ class AcceleratorConfig:
         """Output beats of one row of raw logits, `act_bits` of each element a beat, low first."""
         return -(-self.sum_bits // self.act_bits)
 
+    @property
+    def _code_product_bits(self) -> int:
+        return signed_width(*product_span(self.act_span, self.weight_span))
+
     def _product_range(self) -> Span:
-        return product_span(self.act_span, self.weight_span)
+        """Return the least and the greatest product that its register can get from any operands."""
+        lo, hi = product_span(self.operand_span, self.weight_span)
+        if signed_width(lo, hi) > self.product_bits:  # the greatest wraps
+            return -hi, hi - 1
+        return lo, hi
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able data."""

@@ -153,20 +153,16 @@ class Core(Part):
     ) -> list[dict[str, Value]]:
         """Place skews, columns and deskew; return what each lane takes in from its column."""
         config = self.config
-        check = {}
-        if config.checks_input:
-            check = {
-                "signed_in": front.get("tile_signed"),
-                "bound_lo": front["bound_lo"],
-                "bound_hi": front["bound_hi"],
-            }
+        check = {"bound_lo": "bound_lo", "bound_hi": "bound_hi"} if config.checks_input else {}
+        if config.signs_travel:
+            check["signed_in"] = "tile_signed"
         skew = place(
             self,
             m,
             "skew",
             self.activation_skew,
             acts=self.s_axis_act_tdata[: config.rows * config.act_bits],
-            **check,
+            **{port: front[name] for port, name in check.items()},
         )
         if config.checks_input:
             place(
@@ -186,8 +182,6 @@ class Core(Part):
         else:
             waves = {"load": front["load"], "swap": front["beat_swap"]}
         left = {"act": skew["act"], **waves}
-        if config.signs_travel:
-            left["act_signed"] = front["beat_signed"]
         columns = []
         for group in range(config.col_groups):
             left = place(
@@ -196,7 +190,6 @@ class Core(Part):
                 f"col_{group}",
                 self.column,
                 act_in=left["act"],
-                signed_in=left.get("act_signed"),
                 weight_in=weights["weight"].word_select(
                     group, config.dsp_pack * config.weight_bits
                 ),

@@ -99,11 +99,11 @@ def array_register_bits(config: AcceleratorConfig) -> int:
     # Columns that share a multiplier block share an activation register and run in step.
     groups, pack = config.col_groups, config.dsp_pack
     weights = config.weight_bits * (1 if config.is_os else 2)
-    bits = rows * groups * config.act_bits
+    bits = rows * groups * config.operand_bits
     for row in range(rows):
         sums = config.acc_bits if config.is_os else config.psum_bits(row)
         bits += cols * (weights + config.product_bits + sums)
-    bits += config.act_bits * rows * (rows + 1) // 2
+    bits += config.act_bits * rows * (rows + 1) // 2 + rows * config.signs_travel
     bits += config.weight_bits * pack * groups * (groups + 1) // 2
     if not config.is_os:
         bits += config.psum_bits(rows - 1) * pack * groups * (groups - 1) // 2

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from hdl import yosys
+from hdl import ecp5, yosys
 from hdl.timing import cell_library
 
 
@@ -39,6 +40,8 @@ class Family:
             synthesis trades it for area. So this is a little less than the longest path of any
             whole, and what is slower is mapped for speed; where PEs are slower, the other modules
             are mapped for their delay (`with_path`).
+        in_primitives: gives a module, by name and text, in primitives of the family where Yosys
+            would not make the best of them; or None.
         shift_registers: whether registers in a row become shift registers, and longer ones.
         lut_per_dsp, lut_per_bram: capacity ratios of `device`.
         launch, capture: ps, clock to q and set-up of the flip-flop.
@@ -69,6 +72,7 @@ class Family:
     lut_memory: tuple[str, ...]
     free: tuple[str, ...]
     target: int = 0
+    in_primitives: Callable[[str, str], str] | None = None
     shift_registers: bool = False
     lut_per_dsp: int
     lut_per_bram: int
@@ -78,6 +82,15 @@ class Family:
     def without_dsp(self) -> Family:
         """Return the family without inference of multiplier blocks."""
         return replace(self, synth=self.synth + (" -nodsp" if self.dsp else ""))
+
+    def adapted(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """Return the texts of modules by name, with the family's primitives where that is better.
+
+        Products in them are those that are meant for multiplier blocks, with `without_dsp` or not.
+        """
+        if self.in_primitives is None:
+            return dict(texts)
+        return {name: self.in_primitives(name, text) for name, text in texts.items()}
 
     def with_path(self, delay: int) -> Family:
         """Return the family with the target that a whole with a path of `delay` ps allows.
@@ -275,6 +288,7 @@ ECP5 = Family(
     lut={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
     ff=r"TRELLIS_FF",
     dsp=("MULT18X18D",),
+    in_primitives=ecp5.in_primitives,
     bram={"DP16KD": 1.0},
     bram_unit="DP16KD",
     carry=("CCU2C",),

@@ -42,17 +42,16 @@ class Front(Part):
             bounds per layer also next_lo, next_hi and their flags (with an output check).
         weights: the weight beat that moves, element c for column c.
         load: row r takes a weight, one cycle behind the move (ws).
-        tile_signed, bound_lo, bound_hi: of the tile whose beats are accepted (with an input check).
-        beat_*: of the beat in skew stage 0: valid, signed (where not fixed), first and last (K
-            tile of the output tile); ws: swap (the first of a K tile), end (last of its K tile);
-            os: rows, M.
+        tile_signed: the sign convention of the tile whose beats are accepted, where not fixed.
+        bound_lo, bound_hi: of that tile (with an input check).
+        beat_*: of the beat in skew stage 0: valid, first and last (K tile of the output tile);
+            ws: swap (the first of a K tile), end (last of its K tile); os: rows, M.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         bits = config.act_bits
-        signed = Out(1) if config.signs_travel else None
-        bounds = {"tile_signed": signed, "bound_lo": Out(bits), "bound_hi": Out(bits)}
+        bounds = {"bound_lo": Out(bits), "bound_hi": Out(bits)}
         self.words = parameter_words(config)
         super().__init__(
             "trilat_front",
@@ -75,9 +74,9 @@ class Front(Part):
                 **{f"next_{field.name}": Out(field.bits) for field in layer_limits(config)},
                 "weights": Out(config.cols * config.weight_bits),
                 **({} if config.is_os else {"load": Out(config.rows)}),
+                "tile_signed": Out(1) if config.signs_travel else None,
                 **(bounds if config.checks_input else {}),
                 "beat_valid": Out(1),
-                "beat_signed": signed,
                 "beat_first": Out(1),
                 "beat_last": Out(1),
                 **(
@@ -233,19 +232,16 @@ class Front(Part):
             m.d.sync += reach.eq(1)
 
     def _take_signs(self, m: Module) -> None:
-        """Take the sign and the bounds of a tile's activations; send the sign with its beats."""
+        """Take the sign convention and the bounds of a tile's activations."""
         config = self.config
         with m.If(self._take_header):
             if config.signs_travel:
-                signed = self.tile_signed if config.checks_input else Signal(name="tile_signed")
-                m.d.data += signed.eq(self._next_header["signed"])
+                m.d.data += self.tile_signed.eq(self._next_header["signed"])
             if config.checks_input:
                 m.d.data += [
                     self.bound_lo.eq(self._next_header["bound_lo"]),
                     self.bound_hi.eq(self._next_header["bound_hi"]),
                 ]
-        if config.signs_travel:
-            m.d.data += self.beat_signed.eq(signed)
 
     def _activations(self, m: Module) -> None:
         ready = self.s_axis_act_tready

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from hdl import netlist_check, yosys
 from hdl.borders import Netlist, netlist_from_json, read_netlist
 from hdl.families import Family
-from hdl.timing import CLOCKS, Timing, analyse, black_box, end_chains
+from hdl.timing import CLOCKS, Timing, analyse, black_box, end_chains, timed_as
 from trilat.files import content_hash, write_json
 from trilat.progress import Advance
 
@@ -247,7 +247,7 @@ def _file_name(
     # All below the group count: their delays are part of its own.
     inside = [texts[name] for name in sorted(below(group, instances(texts)))]
     if any(name.startswith(_PE) for name in group):
-        inside += inside_pes.values()
+        inside += sorted({*inside_pes.values(), *family.adapted(inside_pes).values()})
     return f"{family.name}-{group[0]}-{content_hash([group, inside, tools])}.json"
 
 
@@ -316,7 +316,8 @@ def map_group(
     children = instances(texts)
     outside = sorted({child for name in group for child in children[name]} - set(group))
     pes = [name for name in group if name.startswith(_PE)]
-    read = [texts[name] for name in group] + (list(inside_pes.values()) if pes else [])
+    read = [texts[name] for name in group]
+    read += family.adapted(inside_pes).values() if pes else []
     (folder / "modules.v").write_text("\n".join(read), encoding="utf-8")
     (folder / "outside.v").write_text("\n".join(texts[n] for n in outside), encoding="utf-8")
     # Yosys maps what hangs below one top module.
@@ -350,7 +351,7 @@ def _time(
         candidates = {name + _CHAINED: end_chains(net) for name, net in netlists.items()}
         copies = {name: net for name, net in candidates.items() if net is not None}
     netlists = {**netlists, **copies}
-    cells = {cell["type"] for netlist in netlists.values() for cell in netlist["cells"].values()}
+    cells = {timed_as(cell) for netlist in netlists.values() for cell in netlist["cells"].values()}
     return analyse(
         netlists,
         whole=[*whole, *copies],

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Simulation models of ECP5 multiplier and block RAM for the netlist check; Yosys has none.
 // Written after the documented behaviour (FPGA-TN-02204, TN-02205); only what Yosys emits is
-// modelled: multiplier without registers, RAM written by port A and read by port B.
+// modelled: multiplier with or without its output register, RAM written by port A and read by
+// port B.
 module MULT18X18D(
   input
     A0, A1, A2, A3, A4, A5, A6, A7, A8, A9, A10, A11, A12, A13, A14, A15, A16, A17, B0, B1,
@@ -22,6 +23,9 @@ module MULT18X18D(
     ROB9, ROB10, ROB11, ROB12, ROB13, ROB14, ROB15, ROB16, ROB17, ROC0, ROC1, ROC2, ROC3,
     ROC4, ROC5, ROC6, ROC7, ROC8, ROC9, ROC10, ROC11, ROC12, ROC13, ROC14, ROC15, ROC16, ROC17
 );
+  parameter REG_OUTPUT_CLK = "NONE";
+  parameter REG_OUTPUT_CE = "CE0";
+  parameter REG_OUTPUT_RST = "RST0";
   wire [17:0] a =
     {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
   wire [17:0] b =
@@ -29,9 +33,12 @@ module MULT18X18D(
   wire signed [18:0] sa = {SIGNEDA & a[17], a};
   wire signed [18:0] sb = {SIGNEDB & b[17], b};
   wire signed [37:0] p = sa * sb;
+  reg [35:0] held;
+  always @(posedge CLK0) held <= p[35:0];
   assign
     {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19,
-    P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = p[35:0];
+    P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} =
+    REG_OUTPUT_CLK == "NONE" ? p[35:0] : held;
 endmodule
 
 module DP16KD(

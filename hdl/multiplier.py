@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The multiplier in lookup tables: one row of adders for every two bits of an operand.
+"""A PE's multiplier with its product register: in a multiplier block, or in lookup tables.
 
+In lookup tables it is one row of adders for every two bits of an operand.
 Radix-4 recoding after Booth (1951), but with the digits -2, -1, 0 and 1 and a carry between
 them: a digit is chosen by two bits, so that one bit of a row is a function of four, where
 Booth's own digits -2..2 take five. With 6-input tables the choice and its addition to the rows
@@ -25,25 +26,85 @@ from hdl.module import Part, flags
 _LOWEST = (0, 3)
 
 
-def signed_operand(config: AcceleratorConfig, act: Value, act_signed: Value | None) -> Value:
-    """Return an activation code as a multiplier takes it, in two's complement.
+def signed_operand(config: AcceleratorConfig, act: Value) -> Value:
+    """Return an activation as a multiplier takes it, in two's complement.
 
     Args:
         config: the accelerator.
-        act: the code.
-        act_signed: whether it is two's complement, where that is chosen per tile.
+        act: what a PE has of it, `operand_bits` wide.
     """
-    if act_signed is not None:
-        return Cat(act, act_signed & act[-1])
-    return act if config.act_sign == "signed" else Cat(act, Const(0, 1))
+    return Cat(act, Const(0, 1)) if config.act_sign == "unsigned" else act
 
 
-class Multiplier(Part):
-    """The product of an activation and a weight, registered, exact for every code.
+def lane_names(config: AcceleratorConfig, name: str) -> list[str]:
+    """Return the names of what a PE has for each of the columns that it serves."""
+    count = config.dsp_pack
+    return [name] if count == 1 else [f"{name}_{lane}" for lane in range(count)]
+
+
+def multiplier(config: AcceleratorConfig) -> Part:
+    """Return the multiplier of every PE; a module of its own, so that it can be exchanged."""
+    return BlockMultiplier(config) if config.uses_dsp else TableMultiplier(config)
+
+
+class BlockMultiplier(Part):
+    """Products of an activation and the weights that share a multiplier block, registered.
+
+    The tools map `*` to such a block, and the product register into it.
 
     Members:
-        act: activation code.
-        act_signed: whether it is two's complement, if that is chosen per tile.
+        act: activation, `operand_bits` wide.
+        weight*: weight code; numbered where several columns share the block.
+        product*: register, loads in every cycle.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            "trilat_multiplier",
+            {
+                "act": In(config.operand_bits),
+                **{name: In(config.weight_bits) for name in lane_names(config, "weight")},
+                **{name: Out(config.product_bits) for name in lane_names(config, "product")},
+            },
+            has_reset=False,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Multiply once, whatever the number of weights."""
+        m = self.new_module()
+        bits = self.config.product_bits
+        operand = signed_operand(self.config, self.act)
+        weights, products = (
+            [getattr(self, member) for member in lane_names(self.config, name)]
+            for name in ("weight", "product")
+        )
+        if len(weights) == 1:
+            m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
+            return m
+        # One multiplication of the weights, each as far above the last as a product is wide.
+        packed: Value = weights[0].as_signed()
+        for lane, weight in enumerate(weights[1:], 1):
+            packed = Cat(Const(0, lane * bits), weight).as_signed() + packed
+        both = Signal(len(packed), name="packed_weights")
+        result = Signal(len(packed) + len(operand), name="packed_products")
+        m.d.comb += [both.eq(packed), result.eq(both.as_signed() * operand.as_signed())]
+        m.d.data += products[0].eq(result[:bits])
+        for lane, product in enumerate(products[1:], 1):
+            # A negative product below has borrowed one, and its sign says so.
+            low = lane * bits
+            m.d.data += product.eq(result[low : low + bits] + result[low - 1])
+        return m
+
+
+class TableMultiplier(Part):
+    """The product of an activation and a weight, registered, exact for every code.
+
+    Of the least operands that registers can hold, which only a fault makes, it is the exact
+    product's lowest `product_bits`.
+
+    Members:
+        act: activation, `operand_bits` wide.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -53,8 +114,7 @@ class Multiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.act_bits),
-                "act_signed": In(1) if config.signs_travel else None,
+                "act": In(config.operand_bits),
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -65,10 +125,9 @@ class Multiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        # The sign is made here, lest it cost a level of logic of its own in front of the rows.
-        act = signed_operand(config, self.act, getattr(self, "act_signed", None))
+        act = signed_operand(config, self.act)
         if len(self.weight) <= len(act):
-            multiplicand, span, multiplier = act, config.act_span, self.weight
+            multiplicand, span, multiplier = act, config.operand_span, self.weight
         else:
             multiplicand, span, multiplier = self.weight, config.weight_span, act
         digits: Span = (0, 0)

@@ -28,10 +28,9 @@ class OutputStationaryColumn(Part):
     later, and in that cycle `write` and `slot` say whether and where the lane's ring takes it.
 
     Members (element 0, the top row, in the lowest bits of a vector):
-        act_in, act: codes from the column to the left, to the one to the right.
+        act_in, act: activations from the column to the left, to the one to the right.
         weight_in: weight for the top PE.
-        signed_in, valid_in, first_in, act_signed, valid, first: into the top PE, and from it to
-            the next column.
+        valid_in, first_in, valid, first: into the top PE, and from it to the next column.
         row_in, write_in, slot_in, row, write, slot: to the next column.
         psum: the collected sum.
     """
@@ -43,16 +42,14 @@ class OutputStationaryColumn(Part):
         super().__init__(
             "trilat_os_column",
             {
-                "act_in": In(config.rows * config.act_bits),
+                "act_in": In(config.rows * config.operand_bits),
                 "weight_in": In(config.weight_bits),
-                "signed_in": In(1) if config.signs_travel else None,
                 "valid_in": In(1),
                 "first_in": In(1),
                 "row_in": In(row_bits(config)),
                 "write_in": In(1),
                 "slot_in": In(slots),
-                "act": Out(config.rows * config.act_bits),
-                "act_signed": Out(1) if config.signs_travel else None,
+                "act": Out(config.rows * config.operand_bits),
                 "valid": Out(1),
                 "first": Out(1),
                 "row": Out(row_bits(config)),
@@ -67,16 +64,14 @@ class OutputStationaryColumn(Part):
     def elaborate(self, platform: object) -> Module:
         """Chain the PEs and collect their sums."""
         m = self.new_module()
-        signs = {"act_signed": self.signed_in} if self.config.signs_travel else {}
-        markers = (*signs, "valid", "first")
+        markers = ("valid", "first")
         above: dict[str, Value] = {
-            **signs,
             "valid": self.valid_in,
             "first": self.first_in,
             "weight": self.weight_in,
         }
         acts, sums = [], []
-        bits = self.config.act_bits
+        bits = self.config.operand_bits
         for row in range(self.config.rows):
             out = place(
                 self,
@@ -84,7 +79,6 @@ class OutputStationaryColumn(Part):
                 f"pe_{row}",
                 self.pe,
                 act_in=self.act_in[row * bits : (row + 1) * bits],
-                signed_in=above.get("act_signed"),
                 valid_in=above["valid"],
                 first_in=above["first"],
                 weight_in=above["weight"],

@@ -8,7 +8,39 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier, signed_operand
+from hdl.multiplier import multiplier
+
+
+class Accumulator(Part):
+    """Add up products; a module of its own, so that it can be exchanged.
+
+    Members:
+        valid: there is a product.
+        first: it is the first one of a sum.
+        product: product register of a PE.
+        acc: sum so far; a register that loads while `valid` is high.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        super().__init__(
+            "trilat_accumulator",
+            {
+                "valid": In(1),
+                "first": In(1),
+                "product": In(config.product_bits),
+                "acc": Out(config.acc_bits),
+            },
+            has_reset=False,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the adder."""
+        m = self.new_module()
+        so_far = Signal.like(self.acc)
+        m.d.comb += so_far.eq(Mux(self.first, 0, self.acc))
+        with m.If(self.valid):
+            m.d.data += self.acc.eq(self.product.as_signed() + so_far.as_signed())
+        return m
 
 
 class OutputStationaryElement(Part):
@@ -22,10 +54,8 @@ class OutputStationaryElement(Part):
     beat are in `valid` and `first` together with its product.
 
     Members:
-        act_in, act: activation code; travels right.
+        act_in, act: activation, `operand_bits` wide; travels right.
         weight_in, weight: weight code; travels down.
-        signed_in, act_signed: whether the activation is two's complement, where that is not
-            fixed; travels down.
         valid_in, valid: there is a beat, one cycle behind its operands; travels down.
         first_in, first: it is the first of its output tile; travels with `valid`.
         acc: sum of the products so far.
@@ -36,47 +66,44 @@ class OutputStationaryElement(Part):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.multiplier = None if config.uses_dsp else Multiplier(config)
+        self.multiplier, self.accumulator = multiplier(config), Accumulator(config)
         super().__init__(
             "trilat_pe_os",
             {
-                "act_in": In(config.act_bits),
+                "act_in": In(config.operand_bits),
                 "weight_in": In(config.weight_bits),
-                "signed_in": In(1) if config.signs_travel else None,
                 "valid_in": In(1),
                 "first_in": In(1),
-                "act": Out(config.act_bits),
+                "act": Out(config.operand_bits),
                 "weight": Out(config.weight_bits),
-                "act_signed": Out(1) if config.signs_travel else None,
                 "valid": Out(1),
                 "first": Out(1),
                 "acc": Out(config.acc_bits),
             },
             has_reset=False,
-            parts=() if self.multiplier is None else (self.multiplier,),
+            parts=(self.multiplier, self.accumulator),
         )
 
     def elaborate(self, platform: object) -> Module:
         """Build the PE."""
         m = self.new_module()
         product = Signal(self.config.product_bits, name="product")
-        signed = self.act_signed if self.config.signs_travel else None
-        if self.multiplier is None:
-            operand = signed_operand(self.config, self.act, signed)
-            m.d.data += product.eq(operand.as_signed() * self.weight.as_signed())
-        else:
-            pins = {"act": self.act, "weight": self.weight, "product": product}
-            pins |= {} if signed is None else {"act_signed": signed}
-            place(self, m, "multiplier", self.multiplier, **pins)
+        pins = {"act": self.act, "weight": self.weight, "product": product}
+        place(self, m, "multiplier", self.multiplier, **pins)
         m.d.data += [
             self.act.eq(self.act_in),
             self.weight.eq(self.weight_in),
-            *([self.act_signed.eq(self.signed_in)] if self.config.signs_travel else []),
             self.valid.eq(self.valid_in),
             self.first.eq(self.first_in),
         ]
-        so_far = Signal.like(self.acc)
-        m.d.comb += so_far.eq(Mux(self.first, 0, self.acc))
-        with m.If(self.valid):
-            m.d.data += self.acc.eq(product.as_signed() + so_far.as_signed())
+        place(
+            self,
+            m,
+            "accumulator",
+            self.accumulator,
+            valid=self.valid,
+            first=self.first,
+            product=product,
+            acc=self.acc,
+        )
         return m

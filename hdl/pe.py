@@ -3,18 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import Multiplier, signed_operand
-
-
-def lane_names(config: AcceleratorConfig, name: str) -> list[str]:
-    """Return the names of what a PE has for each of the columns that it serves."""
-    count = config.dsp_pack
-    return [name] if count == 1 else [f"{name}_{lane}" for lane in range(count)]
+from hdl.multiplier import lane_names
 
 
 class ProcessingElement(Part):
@@ -31,8 +25,7 @@ class ProcessingElement(Part):
     Latency: `act_in` to `act` 1 cycle, to the product register 2, to `psum` 3.
 
     Members:
-        act_in, act: activation code; travels right.
-        signed_in, act_signed: whether it is two's complement, where not fixed; travels down.
+        act_in, act: activation, `operand_bits` wide; travels right.
         swap_in, swap: travels down.
         load_in, load: travels right.
         weight_in*, weight_loading*: travels down when `load_in` is high.
@@ -40,54 +33,47 @@ class ProcessingElement(Part):
 
     Args:
         config: gives the widths of codes and product.
-        psum_bits: width of the partial sum; that of the product alone makes a PE of the top row.
-        multiplier: in lookup tables; without one the product is left to a multiplier block.
+        psum_bits: width of the partial sum; that of row 0 makes a PE of the top row.
+        multiplier: `hdl.multiplier.multiplier` of the same configuration.
     """
 
-    def __init__(
-        self, config: AcceleratorConfig, *, psum_bits: int, multiplier: Multiplier | None
-    ) -> None:
+    def __init__(self, config: AcceleratorConfig, *, psum_bits: int, multiplier: Part) -> None:
         self.config, self.multiplier = config, multiplier
-        self.is_top = psum_bits == config.product_bits
+        self.is_top = psum_bits == config.psum_bits(0)
         members = {
-            "act_in": In(config.act_bits),
-            "signed_in": In(1) if config.signs_travel else None,
+            "act_in": In(config.operand_bits),
             "swap_in": In(1),
             "load_in": In(1),
             **{name: In(config.weight_bits) for name in lane_names(config, "weight_in")},
             **{name: In(psum_bits) for name in lane_names(config, "psum_in") if not self.is_top},
-            "act": Out(config.act_bits),
-            "act_signed": Out(1) if config.signs_travel else None,
+            "act": Out(config.operand_bits),
             "swap": Out(1),
             "load": Out(1),
             **{name: Out(config.weight_bits) for name in lane_names(config, "weight_loading")},
             **{name: Out(psum_bits) for name in lane_names(config, "psum")},
         }
-        super().__init__(
-            f"trilat_pe_p{psum_bits}",
-            members,
-            has_reset=False,
-            parts=() if multiplier is None else (multiplier,),
-        )
+        super().__init__(f"trilat_pe_p{psum_bits}", members, has_reset=False, parts=(multiplier,))
 
     def elaborate(self, platform: object) -> Module:
         """Build the PE."""
         m = self.new_module()
         m.d.data += [
             self.act.eq(self.act_in),
-            *([self.act_signed.eq(self.signed_in)] if self.config.signs_travel else []),
             self.swap.eq(self.swap_in),
             self.load.eq(self.load_in),
         ]
-        weights = []
+        pins: dict[str, Value] = {"act": self.act}
         for lane, loading in enumerate(self._lanes("weight_loading")):
             active = Signal(len(loading), name=lane_names(self.config, "weight_active")[lane])
             with m.If(self.load_in):
                 m.d.data += loading.eq(self._lanes("weight_in")[lane])
             with m.If(self.swap_in):
                 m.d.data += active.eq(loading)
-            weights.append(active)
-        products = self._multiply(m, weights)
+            pins[lane_names(self.config, "weight")[lane]] = active
+        names = lane_names(self.config, "product")
+        products = [Signal(self.config.product_bits, name=name) for name in names]
+        pins |= dict(zip(names, products, strict=True))
+        place(self, m, "multiplier", self.multiplier, **pins)
         for lane, psum in enumerate(self._lanes("psum")):
             product = products[lane]
             if self.is_top:
@@ -99,31 +85,3 @@ class ProcessingElement(Part):
 
     def _lanes(self, name: str) -> list[Signal]:
         return [getattr(self, member) for member in lane_names(self.config, name)]
-
-    def _multiply(self, m: Module, weights: list[Signal]) -> list[Signal]:
-        """Return the product registers."""
-        signed = self.act_signed if self.config.signs_travel else None
-        bits = self.config.product_bits
-        products = [Signal(bits, name=name) for name in lane_names(self.config, "product")]
-        if self.multiplier is not None:
-            pins = {"act": self.act, "weight": weights[0], "product": products[0]}
-            pins |= {} if signed is None else {"act_signed": signed}
-            place(self, m, "multiplier", self.multiplier, **pins)
-            return products
-        operand = signed_operand(self.config, self.act, signed)
-        if len(weights) == 1:
-            m.d.data += products[0].eq(operand.as_signed() * weights[0].as_signed())
-        else:
-            # One multiplication of the weights, each as far above the last as a product is wide.
-            packed: Value = weights[0].as_signed()
-            for lane, weight in enumerate(weights[1:], 1):
-                packed = Cat(Const(0, lane * bits), weight).as_signed() + packed
-            both = Signal(len(packed), name="packed_weights")
-            result = Signal(len(packed) + len(operand), name="packed_products")
-            m.d.comb += [both.eq(packed), result.eq(both.as_signed() * operand.as_signed())]
-            m.d.data += products[0].eq(result[:bits])
-            for lane, product in enumerate(products[1:], 1):
-                # A negative product below has borrowed one, and its sign says so.
-                low = lane * bits
-                m.d.data += product.eq(result[low : low + bits] + result[low - 1])
-        return products

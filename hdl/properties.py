@@ -115,7 +115,7 @@ def requantizer(config: AcceleratorConfig, defect: tuple[str, str, str]) -> Prop
     )
 
 
-def _matrix_product(config: AcceleratorConfig, pe: str) -> Property:
+def _matrix_product(config: AcceleratorConfig) -> Property:
     return Property(
         claim=f"{config.dataflow}: 2x2 array of 2-bit operands equals the matrix product",
         wrapper="matrix_product",
@@ -124,7 +124,7 @@ def _matrix_product(config: AcceleratorConfig, pe: str) -> Property:
         probes={},
         induction=0,
         depth=38,
-        defect=(pe, r"\bact_signed & act\[1\]", "act[1]"),
+        defect=("trilat_activation_skew", r"\bsigned_in & acts\[1\]", "acts[1]"),
         quick=False,
     )
 
@@ -284,8 +284,8 @@ PROPERTIES = {
             "if (1'b1) begin\n      total",
         ),
     ),
-    "matrix_product": _matrix_product(_TWO, r"trilat_pe_p\d+"),
-    "matrix_product_os": _matrix_product(replace(_TWO, dataflow="os"), "trilat_pe_os"),
+    "matrix_product": _matrix_product(_TWO),
+    "matrix_product_os": _matrix_product(replace(_TWO, dataflow="os")),
     "flow": _flow(_ONE),
     "flow_os": _flow(replace(_ONE, dataflow="os")),
 }

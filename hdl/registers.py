@@ -42,9 +42,9 @@ CONTROL_CLASSES = {
 _PE_REGISTERS = {
     "pe_activation": "act",
     "pe_weight": "weight",
-    "product": "product",
+    "product": "multiplier.product",
     "psum": "psum",
-    "accumulator": "acc",
+    "accumulator": "accumulator.acc",
     "weight_loading": "weight_loading",
     "weight_active": "weight_active",
     "swap": "swap",
@@ -169,9 +169,12 @@ def _place(config: AcceleratorConfig, register_class: str, row: int, col: int) -
     rows, cols = config.rows, config.cols
     if register_class == "skew":
         count, bits = (rows, row + 1), config.act_bits
+        low = col * bits
+        if col == row:  # as the array takes it
+            bits = config.operand_bits
         # With a single row its register is the module's output itself.
         name = f"row_{row}" if rows > 1 else "act"
-        place = RegisterSlice(path=f"skew.{name}", low=col * bits, bits=bits)
+        place = RegisterSlice(path=f"skew.{name}", low=low, bits=bits)
     elif register_class == "weight_skew":
         count, bits = (config.col_group(col) + 1, cols), config.weight_bits
         name = f"col_{col}" if cols > 1 else "weight"
@@ -186,7 +189,7 @@ def _place(config: AcceleratorConfig, register_class: str, row: int, col: int) -
 def _pe_place(config: AcceleratorConfig, register_class: str, row: int, col: int) -> _Place:
     count = (config.rows, config.cols)
     bits = {
-        "pe_activation": config.act_bits,
+        "pe_activation": config.operand_bits,
         "product": config.product_bits,
         "psum": config.psum_bits(min(max(row, 0), config.rows - 1)),
         "accumulator": config.acc_bits,
@@ -195,8 +198,6 @@ def _pe_place(config: AcceleratorConfig, register_class: str, row: int, col: int
         "first": 1,
     }.get(register_class, config.weight_bits)
     name, group = _PE_REGISTERS[register_class], col
-    if name == "product" and not config.uses_dsp:
-        name = "multiplier.product"
     if config.dsp_pack > 1:
         group, lane = divmod(col, config.dsp_pack)
         if register_class not in ("pe_activation", "swap"):

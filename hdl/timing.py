@@ -83,6 +83,12 @@ def cell_library(cells: set[str], own: str, library: str) -> str:
     return "\n".join(parts)
 
 
+def timed_as(cell: Mapping[str, Any]) -> str:
+    """Return the name of a cell's timing model: a block with an output register has its own."""
+    registered = cell["parameters"].get("REG_OUTPUT_CLK", "NONE") != "NONE"
+    return f"{cell['type']}_OUTPUT" if registered else str(cell["type"])
+
+
 def _modules(text: str) -> dict[str, str]:
     found = re.finditer(r"^module\s+(\S+?)\s*[(#;].*?^endmodule", text, flags=re.M | re.S)
     return {match[1]: match[0] for match in found}
@@ -111,7 +117,7 @@ def timing_netlist(module: Mapping[str, Any]) -> dict[str, Any]:
         if cell["type"] in _NUMBERED:
             pins, directions = _gather(pins, directions)
         cells[name] = {
-            "type": cell["type"],
+            "type": timed_as(cell),
             "parameters": {
                 key: value for key, value in cell["parameters"].items() if _DECISIVE.fullmatch(key)
             },
@@ -157,7 +163,7 @@ def _gather(
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
     buses: dict[str, dict[int, Any]] = {}
     for pin, bits in pins.items():
-        name = pin.rstrip("0123456789")
+        name = pin if pin.startswith("CLK") else pin.rstrip("0123456789")
         number = pin[len(name) :]
         buses.setdefault(name, {})[int(number or 0)] = (bits[0], directions[pin])
     gathered = {

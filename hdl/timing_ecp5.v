@@ -73,11 +73,11 @@ module TRELLIS_DPR16X4(
 endmodule
 
 // The netlist's numbered pins (A0, A1, ...) are gathered into buses before `sta` reads it.
-// Yosys uses this multiplier without its registers (REGS=NONE in the source).
+// REGS=NONE in the source, and with an output register REGS=OUTPUT (`hdl.timing.timed_as`).
 (* blackbox *)
 module MULT18X18D(
   input [17:0] A, B, C, SRIA, SRIB, input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
-  input [3:0] CLK, CE, RST, output [35:0] P, output SIGNEDP,
+  input CLK0, CLK1, CLK2, CLK3, input [3:0] CE, RST, output [35:0] P, output SIGNEDP,
   output [17:0] SROA, SROB, ROA, ROB, ROC
 );
   specify
@@ -85,6 +85,21 @@ module MULT18X18D(
     (B *> P) = 3927;
     (SIGNEDA *> P) = 3728;
     (SIGNEDB *> P) = 3728;
+  endspecify
+endmodule
+
+(* blackbox *)
+module MULT18X18D_OUTPUT(
+  input [17:0] A, B, C, SRIA, SRIB, input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+  input CLK0, CLK1, CLK2, CLK3, input [3:0] CE, RST, output [35:0] P, output SIGNEDP,
+  output [17:0] SROA, SROB, ROA, ROB, ROC
+);
+  specify
+    (posedge CLK0 => (P : 36'bx)) = 735;
+    $setup(A, posedge CLK0, 3486);
+    $setup(B, posedge CLK0, 3486);
+    $setup(SIGNEDA, posedge CLK0, 3287);
+    $setup(SIGNEDB, posedge CLK0, 3287);
   endspecify
 endmodule
 

@@ -35,13 +35,14 @@ _HARNESS_PORTS = (
 # Where the registers of hdl.registers are: (module, variable); `_?` where a PE serves several
 # columns.
 _REGISTERS = (
-    *(("trilat_pe_*", name) for name in ("act", "weight", "acc", "swap", "valid", "first")),
+    *(("trilat_pe_*", name) for name in ("act", "weight", "swap", "valid", "first")),
     *(
         ("trilat_pe_*", name + number)
-        for name in ("product", "psum", "weight_loading", "weight_active")
+        for name in ("psum", "weight_loading", "weight_active")
         for number in ("", "_?")
     ),
-    ("trilat_multiplier", "product"),
+    *(("trilat_multiplier", name) for name in ("product", "product_?")),
+    ("trilat_accumulator", "acc"),
     *(("trilat_activation_skew", name) for name in ("row_*", "act")),
     *(("trilat_weight_skew", name) for name in ("col_*", "weight")),
     ("trilat_deskew", "col_*"),

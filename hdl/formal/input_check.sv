@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Behind the input check every code lies inside the bounds, one inside them is unchanged, and
-// exactly those outside are counted; row r comes r + 1 cycles later.
+// exactly those outside are counted; row r comes r + 1 cycles later, its sign above it.
 module prove_input_check (
     input aclk,
     input [`ROWS*`ACT-1:0] acts,
@@ -8,7 +8,7 @@ module prove_input_check (
     input [`ACT-1:0] bound_lo,
     input [`ACT-1:0] bound_hi
 );
-  wire [`ROWS*`ACT-1:0] act;
+  wire [`ROWS*(`ACT+1)-1:0] act;
   wire [`ROWS-1:0] violated;
   trilat_activation_skew dut (
       .aclk(aclk), .acts(acts), .act(act), .signed_in(signed_in), .bound_lo(bound_lo),
@@ -48,11 +48,12 @@ module prove_input_check (
           high[s] <= high[s-1];
         end
       end
-      wire [`ACT-1:0] out = act[r*`ACT+:`ACT];
-      wire signed [`ACT:0] out_value = value(out, was_signed[r]);
+      wire signed [`ACT:0] out_value = act[r*(`ACT+1)+:`ACT+1];
+      wire [`ACT-1:0] out = out_value[`ACT-1:0];
       always @(posedge aclk) begin
         if (age > 0) assert (violated[r] == !was_inside[0]);
         if (age > r) begin
+          assert (out_value == value(out, was_signed[r]));
           if (was_inside[r]) assert (out == code[r]);
           else begin
 `ifdef SQUASH

@@ -158,6 +158,26 @@ class Lanes:
             table[name][col] = faulty(table[name][col], fault, width, signed)
 
 
+def is_code(config: AcceleratorConfig, name: str, row: int, col: int) -> bool:
+    """Whether a register holds a code that the tile's convention alone gives its meaning."""
+    if config.act_sign == "runtime":
+        return name == "skew" and col < row  # behind the skew activations are two's complement
+    return name in ("skew", "pe_activation")
+
+
+def products(config: AcceleratorConfig, act: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What the multipliers of a weight-stationary array make, (rows, cols); int64."""
+    bits, pack = config.product_bits, config.dsp_pack
+    made = np.zeros(weights.shape, np.int64)
+    for row, col in np.ndindex(*weights.shape):
+        group, lane = divmod(col, pack)
+        word = sum(int(weights[row, group * pack + j]) << (j * bits) for j in range(lane + 1))
+        word *= int(act[row, group])
+        low = lane * bits
+        made[row, col] = as_word((word >> low) + (word >> (low - 1) & 1 if low else 0), bits)
+    return made
+
+
 LANE_REGISTERS = ("ring", *PARAMETERS, *(f"next_{name}" for name in PARAMETERS))
 
 
@@ -199,7 +219,7 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
         r, c, name = fault.row, fault.col, fault.register
         if name in LANE_REGISTERS:
             return lanes.write(fault, width)
-        signed = job.signed_in or name not in ("skew", "pe_activation")
+        signed = job.signed_in or not is_code(config, name, r, c)
         table, at = {
             "skew": lambda: (skew[r], c),
             "weight_skew": lambda: (wskew[c], r),
@@ -241,7 +261,7 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
         ]
         above = np.vstack([np.zeros((1, cols), np.int64), psum[:-1]])
         psum = np.array([as_word((above + product)[r], int(widths[r])) for r in range(rows)])
-        product = act[:, group] * active
+        product = products(config, act, active)
         entering = beat_of.get(cycle)
         act = np.column_stack([[skew[r][-1] for r in range(rows)], act[:, :-1]])
         codes = acts[entering[1]].reshape(tiles, rows)[entering[0]] if entering else [0] * rows
@@ -286,7 +306,7 @@ def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
         r, c, name = fault.row, fault.col, fault.register
         if name in LANE_REGISTERS:
             return lanes.write(fault, width)
-        signed = job.signed_in or name not in ("skew", "pe_activation")
+        signed = job.signed_in or not is_code(config, name, r, c)
         if name == "skew":
             skew[r][c] = faulty(skew[r][c], fault, width, signed)
         elif name == "weight_skew":
@@ -315,7 +335,7 @@ def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
         valid, first = (arriving >= 0) & (arriving < count), arriving == 0
         added = as_word(np.where(first, 0, sums) + product, config.acc_bits)
         sums = np.where(valid, added, sums)
-        product = act * weight
+        product = as_word(act * weight, config.product_bits)
         act = np.column_stack([[skew[r][-1] for r in range(rows)], act[:, :-1]])
         weight = np.vstack([[wskew[c][-1] for c in range(cols)], weight[:-1]])
         now = 0 <= cycle < count

@@ -296,8 +296,8 @@ def test_every_flip_has_one_number(site):
         assert set(per_tile) == set(held)
         for key, beats in held.items():
             # At least as many cycles as beats: all operands can be hit.
-            assert per_tile[key] % (2 * 3 * 2) == 0
-            assert per_tile[key] // (2 * 3 * 2) >= beats
+            assert per_tile[key] % (2 * 3 * config.operand_bits) == 0
+            assert per_tile[key] // (2 * 3 * config.operand_bits) >= beats
 
 
 def test_designs_are_compared_on_the_same_faults():

@@ -224,7 +224,7 @@ MEMORY = {"tensor": "conv1", "image": 0, "element": 0, "bits": (0,)}
     [
         (RegisterFault(**REGISTER | {"row": 4}), "no pe_activation register at row 4, column 0"),
         (RegisterFault(**REGISTER | {"col": 8}), "no pe_activation register at row 0, column 8"),
-        (RegisterFault(**REGISTER | {"bits": (8,)}), "pe_activation has bits 0..7, not (8,)"),
+        (RegisterFault(**REGISTER | {"bits": (9,)}), "pe_activation has bits 0..8, not (9,)"),
         (RegisterFault(**REGISTER | {"cycle": 9999}), "output tile 0 of conv1 has cycles -18.."),
         (RegisterFault(**REGISTER | {"cycle": -99}), "output tile 0 of conv1 has cycles -18.."),
         (RegisterFault(**REGISTER | {"tile": 1}), "conv1 has output tiles 0..0, not 1"),

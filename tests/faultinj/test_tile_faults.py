@@ -189,6 +189,38 @@ def test_several_faults_at_once(data, seed):
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "os"])
+@pytest.mark.parametrize("mult,pack", [("lut", 1), ("dsp", 1), ("dsp", 2), ("dsp", 3)])
+@pytest.mark.parametrize("first", [0, 2])
+def test_least_operands_at_once(dataflow, mult, pack, first):
+    if dataflow == "os" and pack > 1:
+        return
+    # The least that a register can hold, -4, times the least weight, -2, is no product of codes.
+    config = AcceleratorConfig(
+        dataflow=dataflow, rows=5, cols=6, act_bits=2, weight_bits=2, max_k=15, psum_depth=4,
+        mult=mult, dsp_pack=pack,
+    )  # fmt: skip
+    job = random_job(config, 4, 3 if dataflow == "ws" else 15, seed=3, raw=True)
+
+    def stuck(register: str, row: int, col: int) -> list[RegisterFault]:
+        top = register_slice(config, register, row, col).bits - 1
+        return [
+            RegisterFault(
+                layer="l", image=0, tile=0, register=register, row=row, col=col, cycle=None,
+                bits=bits, kind=kind,
+            )
+            for kind, bits in (("stuck1", (top,)), ("stuck0", tuple(range(top))))
+        ]  # fmt: skip
+
+    weight = "pe_weight" if config.is_os else "weight_active"
+    faults = [f for row in range(first, 5) for f in stuck("pe_activation", row, 0)]
+    assert assert_predicted(config, job, faults)
+    for col in (0, 1, 3, 4):
+        for row in range(first, 5):
+            faults += stuck(weight, row, col)
+        assert assert_predicted(config, job, faults)
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
 def test_words_of_the_ring_are_taken_in_turn(dataflow):
     config = AcceleratorConfig(
         dataflow=dataflow, rows=3, cols=2, act_bits=4, weight_bits=4, max_k=9, psum_depth=3
@@ -251,8 +283,8 @@ def test_faults_are_json_and_bad_ones_are_named():
         ({"col": 2}, "no skew register at row 1, column 2"),
         ({"register": "deskew", "row": 1, "col": 0}, "no deskew register at row 1, column 0"),
         ({"register": "deskew", "row": 0, "col": 1}, "no deskew register at row 0, column 1"),
-        ({"bits": (8,)}, r"skew has bits 0\.\.7, not \(8,\)"),
-        ({"bits": ()}, r"skew has bits 0\.\.7, not \(\)"),
+        ({"bits": (9,)}, r"skew has bits 0\.\.8, not \(9,\)"),
+        ({"bits": ()}, r"skew has bits 0\.\.8, not \(\)"),
         ({"register": "accumulator"}, "unknown register class predicted for dataflow ws"),
         ({"register": "pe_act"}, "unknown register 'pe_act'; did you mean pe_activation"),
         ({"kind": "burnt"}, "unknown kind of fault 'burnt'"),

@@ -16,7 +16,7 @@ from rtl_bench import Run, job_beats, read_rows
 
 from hdl import bundle as bundle_module
 from hdl import yosys
-from hdl.bundle import FILES, TOP, bundle, cycle_formulas
+from hdl.bundle import ECP5_FILE, FILES, TOP, bundle, cycle_formulas
 from hdl.config import AcceleratorConfig
 from hdl.gen import generate, main
 from hdl.register_map import REGISTERS, parameter_words
@@ -134,10 +134,28 @@ def test_the_folder_is_the_same_in_another_process(files: dict[str, str], tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == f"wrote folder {target}, configuration {SMALL.config_hash()}\n"
     assert {path.name: path.read_text() for path in target.iterdir()} == files
-    assert files.keys() == FILES
+    assert files.keys() == FILES - {ECP5_FILE}
     assert list(target.parent.iterdir()) == [target]
     for name, text in files.items():
         assert str(Path.home()) not in text and "/tmp" not in text, name
+
+
+def test_modules_for_the_ecp5_fit_in(tmp_path: Path) -> None:
+    script = []
+    for name, config in CONFIGS.items():
+        files = bundle(config)
+        has_one = config.is_os or (config.uses_dsp and config.dsp_pack == 1)
+        assert has_one is (ECP5_FILE in files) is (ECP5_FILE in files["synth.ys"])
+        assert has_one is (ECP5_FILE in files["README.md"])
+        if has_one:
+            (tmp_path / f"{name}.v").write_text(files[f"{TOP}.v"])
+            (tmp_path / f"{name}_ecp5.v").write_text(files[ECP5_FILE])
+            script += [f"read_verilog {name}.v", f"read_verilog -overwrite {name}_ecp5.v"]
+            script += ["read_verilog -lib +/ecp5/cells_sim.v +/ecp5/cells_bb.v"]
+            script += [f"hierarchy -check -top {TOP}", "proc", "check -assert"]
+            cell = "MULT18X18D" if config.uses_dsp else "CCU2C"
+            script += [f"select -assert-min 1 t:{cell}", "design -reset"]
+    assert "Warning" not in yosys.run(script, tmp_path, "read")
 
 
 def test_the_folder_is_replaced_unless_it_is_used(
@@ -148,7 +166,7 @@ def test_the_folder_is_replaced_unless_it_is_used(
     assert main([*arguments, "-o", str(target)]) == 0
     (target / "build_icarus").mkdir()
     assert main([*arguments, "--clock-ns", "4", "-o", str(target)]) == 0
-    assert {path.name for path in target.iterdir()} == FILES
+    assert {path.name for path in target.iterdir()} == FILES - {ECP5_FILE}
     assert "-period 4.000 " in (target / f"{TOP}.xdc").read_text()
     assert "-period 4.000 " in (target / f"{TOP}.sdc").read_text()
     (target / "mine.txt").write_text("mine")

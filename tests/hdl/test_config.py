@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,26 +24,43 @@ def test_signed_width_is_the_narrowest(lo: int, hi: int) -> None:
     assert bits == 1 or not (holds(bits - 1, lo) and holds(bits - 1, hi))
 
 
+@pytest.mark.parametrize("mult", ["dsp", "lut"])
 @pytest.mark.parametrize("sign", ACT_SIGNS)
 @pytest.mark.parametrize(("act", "weight"), list(itertools.product(range(2, 9), range(2, 9))))
-def test_widths_hold_every_product_and_sum_exactly(act: int, weight: int, sign: str) -> None:
-    config = AcceleratorConfig(rows=5, act_bits=act, weight_bits=weight, max_k=23, act_sign=sign)
+def test_widths_hold_every_product_and_sum_exactly(
+    act: int, weight: int, sign: str, mult: str
+) -> None:
+    config = AcceleratorConfig(
+        rows=5, act_bits=act, weight_bits=weight, max_k=23, act_sign=sign, mult=mult
+    )
     lowest = 0 if sign == "unsigned" else -(1 << (act - 1))
     acts = range(lowest, 1 << (act - (sign == "signed")))
     assert config.act_span == (acts[0], acts[-1])
+    # What a faulty register holds: any word as wide as the code, with its sign.
+    lowest = -(1 << act) if sign == "runtime" else acts[0]
+    assert config.operand_span == (lowest, acts[-1])
     weights = range(-(1 << (weight - 1)), 1 << (weight - 1))
-    products = [a * w for a in (acts[0], acts[-1]) for w in (weights[0], weights[-1])]
+    for code in {acts[0], acts[-1], lowest + 1}:
+        assert all(holds(config.product_bits, code * w) for w in (weights[0], weights[-1]))
+    bits = config.product_bits
+    products = [a * w for a in {lowest, *acts} for w in weights]
+    assert holds(bits, max(products)) is (sign != "runtime" or mult == "dsp")
+    products = [(p + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1)) for p in products]
     low, high = min(products), max(products)
-    assert holds(config.product_bits, low) and holds(config.product_bits, high)
+    assert not (holds(bits - 1, low) and holds(bits - 1, high))
     for row in range(5):
         bits = config.psum_bits(row)
         assert holds(bits, low * (row + 1)) and holds(bits, high * (row + 1))
         assert not (holds(bits - 1, low * (row + 1)) and holds(bits - 1, high * (row + 1)))
-    # Five K tiles of five rows.
+    # Five K tiles of five rows, of codes, which are wider than one of any operands.
     assert config.max_k_tiles == 5
-    ends = (low * 25, high * 25)
+    ends = [25 * code * w for code in (acts[0], acts[-1]) for w in weights]
     assert all(holds(config.acc_bits, end) for end in ends)
     assert not all(holds(config.acc_bits - 1, end) for end in ends)
+    assert config.acc_bits >= config.psum_bits(4)
+    one = replace(config, max_k=1)
+    assert (one.acc_bits, replace(one, rows=1).acc_bits) == (one.psum_bits(4), one.psum_bits(0))
+    assert replace(one, dataflow="os").acc_bits == one.product_bits
     assert config.raw_beats * act >= config.sum_bits > (config.raw_beats - 1) * act
 
 

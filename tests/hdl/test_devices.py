@@ -168,10 +168,10 @@ def test_energy_counts_what_is_done():
 def test_register_bits_of_one_pe_by_hand():
     one = AcceleratorConfig(rows=1, cols=1, act_bits=4, weight_bits=3, max_k=4, psum_depth=16)
     # Activation, two weights, product and sum, and a stage of each skew.
-    assert array_register_bits(one) == 4 + 2 * 3 + 2 * one.product_bits + 4 + 3
+    assert array_register_bits(one) == 5 + 2 * 3 + 2 * one.product_bits + 5 + 3
     # Two columns in step have one activation register, and no deskew.
     two = replace(one, cols=2, mult="dsp", dsp_pack=2)
-    assert array_register_bits(two) == 4 + 2 * (2 * 3 + 2 * one.product_bits) + 4 + 2 * 3
+    assert array_register_bits(two) == 5 + 2 * (2 * 3 + 2 * one.product_bits) + 5 + 2 * 3
 
 
 @pytest.mark.parametrize(

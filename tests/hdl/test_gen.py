@@ -59,11 +59,12 @@ def test_one_module_for_each_psum_width(default: str) -> None:
 
 
 def test_registers_of_a_pe_have_no_enable_and_no_reset(default: str) -> None:
-    pe = modules(default)["trilat_pe_p18"]
+    pe, multiplier = (modules(default)[name] for name in ("trilat_pe_p18", "trilat_multiplier"))
     blocks = re.findall(r"always @\(posedge aclk\) begin\n(.*?)\n  end", pe, re.S)
     free = next(block for block in blocks if "act <= act_in" in block)
     assert "if" not in free
-    assert {"act", "product", "psum"} <= set(re.findall(r"(\w+) <=", free))
+    assert {"act", "psum"} <= set(re.findall(r"(\w+) <=", free))
+    assert "if" not in multiplier and re.findall(r"(\w+) <=", multiplier) == ["product"]
     assert "aresetn" not in pe
 
 
@@ -162,7 +163,9 @@ def test_register_places_exist(default: str) -> None:
                 continue
             place = register_slice(config, register_class, row, col)
             instance, *_, register = place.path.split(".")
-            if instance.startswith("col_"):
+            if register_class == "product":
+                module = text["trilat_multiplier"]
+            elif instance.startswith("col_"):
                 module = text[f"trilat_pe_p{config.psum_bits(row)}"]
             else:
                 module = text[
@@ -198,8 +201,13 @@ def test_output_stationary_modules() -> None:
     assert "aresetn" not in text["trilat_pe_os"] + text["trilat_os_column"]
     for register_class in REGISTER_CLASSES["os"]:
         place = register_slice(config, register_class, 0, 0)
-        instance, *_, register = place.path.split(".")
-        module = {"skew": "trilat_activation_skew", "weight_skew": "trilat_weight_skew"}
+        *_, instance, register = place.path.split(".")
+        module = {
+            "skew": "trilat_activation_skew",
+            "weight_skew": "trilat_weight_skew",
+            "multiplier": "trilat_multiplier",
+            "accumulator": "trilat_accumulator",
+        }
         width = re.search(
             rf"reg\s+\[(\d+):0\] {register}\b", text[module.get(instance, "trilat_pe_os")]
         )
