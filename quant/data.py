@@ -278,7 +278,9 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        # torch counts bytes as they are; NumPy makes each of them eight first.
+        codes = torch.from_numpy(images[..., channel].reshape(-1))
+        share = torch.bincount(codes, minlength=256).numpy() / codes.numel()
         centre = float(share @ values)
         mean.append(centre)
         std.append(float(np.sqrt(share @ (values - centre) ** 2)) or 1.0)
