@@ -76,14 +76,15 @@ def _figures(result: CampaignResult) -> dict[str, Figure]:
         "layer": _outcomes(result.by_layer, "layer"),
         "bit": _outcomes(result.by_bit, "bit"),
     }
-    critical = result.outcomes["sdc_critical"]["count"] > 0  # else heat maps show nothing
+    # A heat map without a critical fault shows nothing.
+    critical = result.outcomes["sdc_critical"]["count"] > 0
     if critical and len({row["bit"] for row in result.by_bit}) > 1:
         figures["layer-bit"] = _heat(result.by_layer_bit, "layer", "bit", _BY["layer"], _BY["bit"])
     if len(result.by_register) > 1:
         figures["register"] = _outcomes(result.by_register, "register")
     if len(result.by_kind) > 1:
         figures["kind"] = _outcomes(result.by_kind, "kind")
-    for name in dict.fromkeys(row["register"] for row in result.by_pe if critical):
+    for name in dict.fromkeys(row["register"] for row in result.by_pe if row["rate"] > 0):
         mine = [row for row in result.by_pe if row["register"] == name]
         figures[f"pe-{name}"] = _heat(mine, "row", "col", *_AXES.get(name, ("row", "column")))
     return figures
