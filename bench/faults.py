@@ -42,7 +42,7 @@ from quant.data import load_data, to_input
 from quant.models import build_model, load_weights, weights_normalization
 from quant.network import IntegerNetwork
 from quant.quantize import quantize
-from sim.agree import CACHE
+from sim import CACHE
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
 

@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,13 @@ class Bench:
 
 
 def _hashed(depends: Sequence[Any]) -> str:
-    return content_hash([_VERSION, *depends, version("torch"), version("numpy")])
+    return content_hash([_VERSION, *depends, *_versions()])
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    # Once: a version is looked up in the whole metadata of its package.
+    return version("torch"), version("numpy")
 
 
 def chips_of(cell: Cell, weights: int) -> list[FaultMap]:

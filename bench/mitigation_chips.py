@@ -31,7 +31,6 @@ from bench.mitigation_cells import (
 )
 from bench.mitigation_methods import MODEL, RANDBET, epochs_of
 from bench.mitigation_tables import Finding, at_rate, errors, lines, percent, robust_error
-from dse.charts import Figure
 from faultinj.chip_campaign import spread
 from quant import engine
 from quant.brevitas_model import BrevitasModel
@@ -44,6 +43,7 @@ from quant.fine_tuning import BATCH, LARGEST_SHARE, fine_tune
 from quant.method_names import parse_method
 from quant.network import IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
+from trilat.figures import Figure
 
 RATES = (0.01, 0.05, 0.1, 0.2)
 FIXED_RATES = (0.005, 0.01, 0.02, 0.05)  # plain training fails at the last, as in the paper

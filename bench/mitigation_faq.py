@@ -19,7 +19,6 @@ from torch import Tensor
 
 from bench.mitigation_cells import Bench, Cell, Effort, Found, MissingError, chips_of, first
 from bench.mitigation_tables import Finding, at_rate, percent
-from dse.charts import SERIES, SYMBOLS, Figure
 from faultinj.chip_campaign import spread
 from quant import engine
 from quant.chip_training import chip_step, introduced
@@ -32,6 +31,7 @@ from quant.models import ModelSpec, build_model, load_weights, weights_normaliza
 from quant.quantize import QuantizedModel, quantize
 from quant.training import train_float
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
+from trilat.figures import LOG_AXIS, SERIES, SYMBOLS, Figure, bars
 from trilat.files import content_hash, replacing
 
 RATES = (0.01, 0.02, 0.04, 0.1)
@@ -293,20 +293,19 @@ def figure(cells: list[Cell], found: Found) -> Figure:
                     "name": f"{label}, bits: {_width(cell)}",
                     "x": [100 * row["rate"] for row in rows],
                     "y": means,
-                    "error_y": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [r[name]["ci_high"] - r[name]["mean"] for r in rows],
-                        "arrayminus": [r[name]["mean"] - r[name]["ci_low"] for r in rows],
-                    },
+                    "error_y": bars(
+                        means,
+                        [row[name]["ci_low"] for row in rows],
+                        [row[name]["ci_high"] for row in rows],
+                    ),
                     "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)]},
                     "line": {"color": SERIES[number % len(SERIES)], "dash": dash},
                 }
             )
     layout = {
         "title": {"text": f"T5: FAQ, {cells[0].model} on {cells[0].data}"},
-        "xaxis": {"type": "log", "title": {"text": "stuck cells in %"}},
-        "yaxis": {"title": {"text": "accuracy in %"}, "rangemode": "tozero"},
+        "xaxis": {**LOG_AXIS, "title": {"text": "stuck cells (%)"}},
+        "yaxis": {"title": {"text": "accuracy (%)"}, "rangemode": "tozero"},
     }
     return {"data": data, "layout": layout}
 

@@ -20,7 +20,6 @@ from rich.table import Table
 from bench.mitigation_cells import Bench, Cell, Effort, Found, chips_of, first
 from bench.mitigation_faq import calibrated, networks, with_interval
 from bench.mitigation_tables import Finding, percent
-from dse.charts import SERIES, SYMBOLS, Figure
 from faultinj.chip_campaign import spread
 from quant import engine
 from quant.chip_training import group_accuracy, group_chips
@@ -31,6 +30,7 @@ from quant.group_retraining import retrain_until, speed_up
 from quant.method_names import POLICIES
 from quant.quantize import network_accuracy
 from quant.weight_memory import WeightMapping, weight_codes
+from trilat.figures import SERIES, SYMBOLS, Figure, bars
 
 GROUPS = (1, 2, 5, 8)
 RATES = (1e-3, 6e-3, 0.01)
@@ -287,12 +287,11 @@ def figure(cells: list[Cell], found: Found) -> Figure:
                 "name": f"{on_chip}, {percent(rate)}",
                 "x": [cell.group for cell in row],
                 "y": [s.mean for s in spreads],
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [s.ci_high - s.mean for s in spreads],
-                    "arrayminus": [s.mean - s.ci_low for s in spreads],
-                },
+                "error_y": bars(
+                    [s.mean for s in spreads],
+                    [s.ci_low for s in spreads],
+                    [s.ci_high for s in spreads],
+                ),
                 "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)]},
                 "line": {"color": SERIES[number % len(SERIES)]},
             }

@@ -17,8 +17,8 @@ from bench.mitigation_cells import (
     over_chips,
 )
 from bench.mitigation_tables import Finding, errors, lines, percent, robust_error
-from dse.charts import Figure
 from faultinj.sram import voltage_at
+from trilat.figures import Figure
 
 MODEL = "lenet5"
 RATES = (0.01, 0.05, 0.1, 0.15, 0.2)

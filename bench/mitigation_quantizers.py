@@ -19,7 +19,6 @@ from bench.mitigation_cells import (
     first,
 )
 from bench.mitigation_tables import Finding, errors, lines, percent, robust_error
-from dse.charts import Figure
 from faultinj.chip_campaign import spread
 from quant.data import DataSet, Split
 from quant.fault_map import FaultMap
@@ -27,6 +26,7 @@ from quant.method_names import parse_method
 from quant.models import seeded
 from quant.rquant import SCHEMES, NormCnn, Scheme, quantized, right_answers, train
 from quant.weight_memory import WeightMapping, faults_of_weights
+from trilat.figures import Figure
 
 MODEL = "norm-cnn"
 EPOCHS = 5

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 from rich.table import Table
 
 from bench.mitigation_tables import Finding
-from dse.charts import Figure
 from faultinj.report import NOT_MODELLED
+from trilat import page
+from trilat.figures import Figure
 from trilat.files import write_text
 
-_HERE = Path(__file__).parent
+_TEMPLATE = Path(__file__).with_name("mitigations.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +43,38 @@ def write_report(
         missing: names of cells by the reason why they are missing.
         settings: of the run, for the reader.
     """
-    import jinja2
-    import plotly.offline
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True
-    )
-    figures = [section.figure for section in sections]
-    text = environment.get_template("mitigations.html").render(
-        sections=[_table(section.table) for section in sections],
-        drawn=[figure is not None for figure in figures],
+    tables, figures = [], {}
+    for number, section in enumerate(sections):
+        name = f"section-{number + 1}"
+        table = _table(section.table)
+        first = not any(one["title"][:2] == table["title"][:2] for one in tables)
+        tables.append({**table, "name": name, "first": first})
+        if section.figure is not None:
+            figures[name] = _on_page(section.figure)
+    text = page.render(
+        _TEMPLATE,
+        figures=figures,
+        sections=tables,
         findings=findings,
         missing=missing,
-        settings=settings,
+        settings={name: _setting(value) for name, value in settings.items()},
         not_modelled=NOT_MODELLED,
-        # Inside <script>, a "<" could end the element; escaped, the JSON is the same.
-        figures=Markup(json.dumps(figures, allow_nan=False).replace("<", "\\u003c")),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
     )
     write_text(path, text)
+
+
+def _on_page(figure: Figure) -> Figure:
+    # The section's heading is the title; a line per cell is too much for a legend above.
+    layout = {key: value for key, value in figure["layout"].items() if key != "title"}
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}
+    height = max(460, 120 + 22 * len(figure["data"]))
+    return {**figure, "layout": {**layout, "legend": legend, "height": height}}
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "by table"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def write_markdown(

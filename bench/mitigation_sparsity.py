@@ -16,8 +16,8 @@ from rich.table import Table
 from bench.mitigation_cells import Bench, Cell, Effort, Found, codes_and_labels, over_chips
 from bench.mitigation_methods import EPOCHS
 from bench.mitigation_tables import Finding, at_rate, errors, percent
-from dse.charts import SERIES, SYMBOLS, Figure
 from quant.sharpness import activation_sparsity
+from trilat.figures import SERIES, SYMBOLS, Figure, bars
 
 RATES = (0.01, 0.02, 0.05)
 PENALTIES = (0.0, 0.01, 0.05, 0.2)
@@ -104,20 +104,17 @@ def figure(cells: list[Cell], found: Found) -> Figure:
                     "name": f"{'SAQ' if base == SAQ else 'without SAQ'}, {percent(rate)}",
                     "x": [mean_sparsity(found[cell]) for cell in mine],
                     "y": means,
-                    "error_y": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [s["ci_high"] - s["mean"] for s in spreads],
-                        "arrayminus": [s["mean"] - s["ci_low"] for s in spreads],
-                    },
+                    "error_y": bars(
+                        means, [s["ci_low"] for s in spreads], [s["ci_high"] for s in spreads]
+                    ),
                     "marker": {"symbol": SYMBOLS[number]},
                     "line": {"color": SERIES[k], "dash": "dash" if base == SAQ else "solid"},
                 }
             )
     layout = {
         "title": {"text": "T6: sparse activations"},
-        "xaxis": {"title": {"text": "zeros among activations in %, mean over layers"}},
-        "yaxis": {"title": {"text": "accuracy under faults in %"}},
+        "xaxis": {"title": {"text": "zeros among activations, mean over layers (%)"}},
+        "yaxis": {"title": {"text": "accuracy under faults (%)"}},
     }
     return {"data": data, "layout": layout}
 

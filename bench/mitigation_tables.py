@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.mitigation_cells import Cell, Found
-from dse.charts import SERIES, SYMBOLS, Figure
+from trilat.figures import LOG_AXIS, SERIES, SYMBOLS, Figure, bars
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -90,14 +90,11 @@ def lines(cells: Sequence[Cell], found: Found, *, title: str) -> Figure:
                 "name": f"{cell.row}, {cell.bits} bits, {cell.kind}",
                 "x": [100 * row["rate"] for row in found[cell]["rates"]],
                 "y": means,
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [100 - r["ci_low"] - y for r, y in zip(robust, means, strict=True)],
-                    "arrayminus": [
-                        y - 100 + r["ci_high"] for r, y in zip(robust, means, strict=True)
-                    ],
-                },
+                "error_y": bars(
+                    means,
+                    [100 - r["ci_high"] for r in robust],
+                    [100 - r["ci_low"] for r in robust],
+                ),
                 "marker": {"symbol": SYMBOLS[series % len(SYMBOLS)], "size": 8},
                 "line": {
                     "color": SERIES[series % len(SERIES)],
@@ -107,8 +104,8 @@ def lines(cells: Sequence[Cell], found: Found, *, title: str) -> Figure:
         )
     layout = {
         "title": {"text": title},
-        "xaxis": {"type": "log", "title": {"text": "faulty cells in %"}},
-        "yaxis": {"type": "log", "title": {"text": "RErr in %"}},
+        "xaxis": {**LOG_AXIS, "title": {"text": "faulty cells (%)"}},
+        "yaxis": {**LOG_AXIS, "title": {"text": "RErr: wrong clean or faulty (%)"}},
     }
     return {"data": data, "layout": layout}
 

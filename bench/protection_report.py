@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,23 @@ from bench.protection_summary import (
     Measured,
     summary_cells,
 )
-from dse.charts import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from trilat import page
+from trilat.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Figure,
+    bars,
+)
 from trilat.files import write_text
 
-Figure = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
 
-_HERE = Path(__file__).parent
+_TEMPLATE = Path(__file__).with_name("protection_report.html")
 _COLOURS = dict(zip(LADDER_VARIANTS, (VERMILION, BLUE, SKY, GREEN, PURPLE), strict=True))
 _DASHES = {"code": "solid", "byte": "dot"}
 _METHOD_COLOURS = {"qat": BLUE, "ptq": ORANGE}
@@ -48,15 +57,10 @@ def write_report(
         lines: conclusions, in words.
         effort, ladder: how much was measured.
     """
-    import jinja2
-    import plotly.offline
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True
-    )
     figures = _figures(measured, rows)
-    page = environment.get_template("protection_report.html").render(
+    text = page.render(
+        _TEMPLATE,
+        figures=figures,
         headings=HEADINGS,
         rows=[summary_cells(row) for row in rows],
         lines=lines,
@@ -71,12 +75,8 @@ def write_report(
         effort=effort,
         ladder=ladder,
         missing=measured.missing,
-        figures=figures,
-        # Inside <script>, a "<" could end the element; escaped, the JSON is the same.
-        figures_json=Markup(json.dumps(figures, allow_nan=False).replace("<", "\\u003c")),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
     )
-    write_text(path, page)
+    write_text(path, text)
 
 
 def _figures(measured: Measured, rows: Rows) -> dict[str, Figure]:
@@ -120,18 +120,11 @@ def _line(
         "y": values,
         "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"size": 7, "symbol": "circle" if dash == "solid" else "circle-open"},
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [
-                max(0.0, scale * one["ci_high"] - v) for one, v in zip(found, values, strict=True)
-            ],
-            "arrayminus": [
-                max(0.0, v - scale * one["ci_low"]) for one, v in zip(found, values, strict=True)
-            ],
-            "thickness": 1.2,
-            "width": 3,
-        },
+        "error_y": bars(
+            values,
+            [scale * one["ci_low"] for one in found],
+            [scale * one["ci_high"] for one in found],
+        ),
     }
 
 

@@ -28,8 +28,9 @@ from hdl.config import AcceleratorConfig
 from hdl.registers import REGISTER_CLASSES
 from hdl.schedule import network_cycles
 from hdl.tile import TileJob
-from sim.agree import CACHE, draw
+from sim import CACHE
 from sim.build import build_injector, build_simulator
+from sim.fault_draws import draw
 from sim.inject import Injector
 from sim.jobs import random_job
 from sim.runner import run_jobs

@@ -27,7 +27,7 @@ from quant.faq import save_unrounded
 from quant.fault_map import KINDS, FaultMap
 from quant.graph import trace
 from quant.method_names import parse_method
-from quant.models import ModelSpec, build_model, load_weights, weights_normalization
+from quant.models import ModelSpec, load_weights, model_for
 from quant.network import IntegerNetwork
 from quant.onnx_export import export_onnx
 from quant.ops import GemmOp
@@ -99,11 +99,7 @@ def open_bench(settings: Settings, store: Store, progress: Progress) -> Bench:
     """Load data, model and weights; writes nothing. Raises InputError for bad input."""
     torch.set_num_threads(settings.jobs)
     data = load_data(settings.data, seed=settings.seed, progress=progress)
-    if settings.weights and (normalization := weights_normalization(settings.weights)):
-        data = data.with_normalization(*normalization)
-    spec = build_model(
-        settings.model, num_classes=data.num_classes, data_shape=data.shape, seed=settings.seed
-    )
+    spec, data = model_for(data, settings.model, weights=settings.weights, seed=settings.seed)
     layers = [op for op in trace(spec.module, spec.input_shape) if isinstance(op, GemmOp)]
     chips = tuple(FaultMap.load(path) for path in settings.chips)
     count = sum(layer.weight.numel() for layer in layers)

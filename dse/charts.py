@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of the front and of the search, as Plotly figures in plain JSON (``data``, ``layout``).
-
-Colours are Okabe and Ito's (told apart with any colour vision, on light and dark ground) and every
-colour comes with a marker shape or a label. Fonts, grid and background are the page's: report.js
-adds them, so that a figure follows the light or dark scheme.
-"""
+"""Charts of the front and of the search (see `trilat.figures`)."""
 
 from __future__ import annotations
 
@@ -16,13 +11,8 @@ from typing import Any
 from dse.findings import front, in_weights
 from dse.records import OBJECTIVES, PointRecord, RunRecord, TrialRecord
 from dse.text import half, in_words, interval, number, percent, share
+from trilat.figures import BLUE, GREEN, GREY, LOG_AXIS, ORANGE, SERIES, VERMILION, Figure, bars
 
-Figure = dict[str, Any]
-
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#8A929B"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY)
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 PROTECT_COLOURS = {"none": BLUE, "clip": ORANGE, "zero": GREEN}
 PROTECT_SYMBOLS = {"none": "circle", "clip": "square", "zero": "diamond"}
 _SHORT = {
@@ -352,12 +342,7 @@ def error_bars(trials: Sequence[TrialRecord], objective: str) -> dict[str, Any] 
         ]
     else:
         return None
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [max(0.0, high - v) for v, (_low, high) in zip(values, bounds, strict=True)],
-        "arrayminus": [max(0.0, v - low) for v, (low, _high) in zip(values, bounds, strict=True)],
-    }
+    return bars(values, [low for low, _high in bounds], [high for _low, high in bounds])
 
 
 def objective_axis(record: RunRecord, objective: str) -> dict[str, Any]:
@@ -371,5 +356,5 @@ def objective_axis(record: RunRecord, objective: str) -> dict[str, Any]:
 def scale(values: Sequence[float]) -> dict[str, Any]:
     """Return a log axis, ticks at 1, 2 and 5, for values that span more than a factor of 5."""
     if values and min(values) > 0 and max(values) > 5 * min(values):
-        return {"type": "log", "dtick": "D2", "tickformat": ","}
+        return dict(LOG_AXIS)
     return {"tickformat": ","}

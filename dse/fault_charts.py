@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from dse.charts import GREY, PROTECT_SYMBOLS, SERIES, SKY, SYMBOLS, VERMILION, Figure
+from dse.charts import PROTECT_SYMBOLS
 from dse.findings import exposures, front, in_weights, outcome_shares
 from dse.records import RunRecord
 from dse.text import OUTCOMES, SITES, number, share
+from trilat.figures import GREY, SERIES, SKY, SYMBOLS, VERMILION, Figure, bars
 
 OUTCOME_COLOURS = {"masked": "#B4BBC3", "sdc_noncritical": SKY, "sdc_critical": VERMILION}
 
@@ -57,15 +58,12 @@ def outcomes_figure(rows: Sequence[dict[str, Any]], key: str, title: str) -> Fig
             "y": names,
             "x": critical,
             "marker": {"color": VERMILION, "size": 7},
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": _above(critical, [row.get("ci_high") for row in ordered]),
-                "arrayminus": _below(critical, [row.get("ci_low") for row in ordered]),
-                "color": VERMILION,
-                "thickness": 1.5,
-                "width": 3,
-            },
+            "error_x": bars(
+                critical,
+                _percents([row.get("ci_low") for row in ordered], critical),
+                _percents([row.get("ci_high") for row in ordered], critical),
+                color=VERMILION,
+            ),
             "hovertext": text,
             "hoverinfo": "text",
         }
@@ -110,15 +108,12 @@ def exposure_figure(record: RunRecord) -> Figure:
                 "y": [label for label, _item in items],
                 "x": rates,
                 "marker": {"color": SERIES[i], "symbol": SYMBOLS[i], "size": 8},
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": _above(rates, [item.high for _label, item in items]),
-                    "arrayminus": _below(rates, [item.low for _label, item in items]),
-                    "color": SERIES[i],
-                    "thickness": 1.5,
-                    "width": 3,
-                },
+                "error_x": bars(
+                    rates,
+                    _percents([item.low for _label, item in items], rates),
+                    _percents([item.high for _label, item in items], rates),
+                    color=SERIES[i],
+                ),
                 "hovertemplate": "%{y}: %{x:.2f} %<extra></extra>",
             }
         )
@@ -156,15 +151,12 @@ def rate_figure(record: RunRecord) -> Figure:
                 "y": means,
                 "marker": {"color": colour, "symbol": PROTECT_SYMBOLS[protect], "size": 8},
                 "line": {"color": colour, "width": 1.5},
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [one["ci_high"] - m for one, m in zip(curve, means, strict=True)],
-                    "arrayminus": [m - one["ci_low"] for one, m in zip(curve, means, strict=True)],
-                    "color": colour,
-                    "thickness": 1.5,
-                    "width": 4,
-                },
+                "error_y": bars(
+                    means,
+                    [one["ci_low"] for one in curve],
+                    [one["ci_high"] for one in curve],
+                    color=colour,
+                ),
                 "hovertemplate": f"{escape(name)}: %{{y:.1f}} % at %{{x:.2g}}<extra></extra>",
             }
         )
@@ -198,15 +190,9 @@ def rate_figure(record: RunRecord) -> Figure:
     return {"data": data, "layout": layout}
 
 
-def _above(percents: Sequence[float], highs: Sequence[Any]) -> list[float]:
+def _percents(bounds: Sequence[Any], values: Sequence[float]) -> list[float]:
+    # A bound that was not recorded lies on its value: no bar.
     return [
-        max(0.0, 100 * high - value) if isinstance(high, int | float) else 0.0
-        for value, high in zip(percents, highs, strict=True)
-    ]
-
-
-def _below(percents: Sequence[float], lows: Sequence[Any]) -> list[float]:
-    return [
-        max(0.0, value - 100 * low) if isinstance(low, int | float) else 0.0
-        for value, low in zip(percents, lows, strict=True)
+        100 * bound if isinstance(bound, int | float) else value
+        for bound, value in zip(bounds, values, strict=True)
     ]

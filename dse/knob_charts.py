@@ -10,9 +10,6 @@ from typing import Any
 from dse.charts import (
     PROTECT_COLOURS,
     PROTECT_SYMBOLS,
-    SERIES,
-    SYMBOLS,
-    Figure,
     error_bars,
     hover,
     objective_axis,
@@ -21,6 +18,7 @@ from dse.charts import (
 from dse.findings import design_pairs
 from dse.records import RunRecord, TrialRecord
 from dse.text import number, percent, signed
+from trilat.figures import SERIES, SYMBOLS, Figure
 
 
 def by_bits(record: RunRecord, objective: str) -> Figure:

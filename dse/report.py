@@ -16,12 +16,13 @@ from urllib.parse import quote
 from dse import charts, fault_charts, findings, knob_charts, text, voltage
 from dse.records import OBJECTIVES, RunRecord, TrialRecord
 from dse.tables import pareto_rows, print_summary, to_csv
+from trilat import page
 from trilat.errors import InputError, run_command
 from trilat.files import write_json, write_text
 
 __all__ = ["main", "print_summary", "render", "write_report"]
 
-_HERE = Path(__file__).parent
+_TEMPLATE = Path(__file__).with_name("report.html")
 _FIRST_PAIR = ("faulty_accuracy", "lut_equivalent")
 
 
@@ -44,45 +45,25 @@ def write_report(record: RunRecord, folder: Path) -> Path:
 
 def render(record: RunRecord) -> str:
     """Return the report as one self-contained HTML page."""
-    import jinja2
-    import plotly.offline
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True
-    )
-    environment.filters.update(
-        number=text.number,
-        number_or_count=lambda v: text.number(len(v) if isinstance(v, list | tuple) else v),
-        brief=text.brief,
-        half=text.half,
-        percent=text.percent,
-        share=text.share,
-        spread=text.spread,
-        ratio_spread=text.ratio_spread,
-        interval=text.interval,
-        duration=text.duration,
-        plain=text.plain,
-        fact=text.fact,
-        in_words=text.in_words,
-        rate_print=_rate_print,
-        capitalize_first=lambda s: s[:1].upper() + s[1:],
-        path_url=quote,
-    )
-    context = _context(record)
-    return environment.get_template("report.html").render(
-        **context,
-        css=Markup((_HERE / "report.css").read_text("utf-8")),
-        js=Markup((_HERE / "report.js").read_text("utf-8")),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
-        record_json=Markup(_script_json(record.to_json())),
-        figures_json=Markup(_script_json(context["figures"])),
-    )
-
-
-def _script_json(value: Any) -> str:
-    # Inside <script>, a "<" could end the element or open a comment; escaped, the JSON is the same.
-    return json.dumps(value, allow_nan=False, sort_keys=True).replace("<", "\\u003c")
+    filters = {
+        "number": text.number,
+        "number_or_count": lambda v: text.number(len(v) if isinstance(v, list | tuple) else v),
+        "brief": text.brief,
+        "half": text.half,
+        "percent": text.percent,
+        "share": text.share,
+        "spread": text.spread,
+        "ratio_spread": text.ratio_spread,
+        "interval": text.interval,
+        "duration": text.duration,
+        "plain": text.plain,
+        "fact": text.fact,
+        "in_words": text.in_words,
+        "rate_print": _rate_print,
+        "capitalize_first": lambda s: s[:1].upper() + s[1:],
+        "path_url": quote,
+    }
+    return page.render(_TEMPLATE, filters=filters, **_context(record))
 
 
 def _rate_print(result: dict[str, Any]) -> str:

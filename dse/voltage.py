@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from dse.charts import GREY, SERIES, SYMBOLS, Figure
 from dse.records import RunRecord, TrialRecord
 from dse.text import THIN, brief, interval, number, percent, share
 from faultinj.sram import RATES, VOLTAGES, rate_held, voltage_at
+from trilat.figures import GREY, SERIES, SYMBOLS, Figure, bars
 
 # Accuracies to hold, in points below the best that any of the designs has without faults.
 TARGETS = (1.0, 5.0)
@@ -124,17 +124,12 @@ def voltage_figure(record: RunRecord) -> Figure:
                 "y": means,
                 "line": {"color": colour, "width": 1.5},
                 "marker": {"color": colour, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [o["ci_high"] - m for o, m in zip(curve.results, means, strict=True)],
-                    "arrayminus": [
-                        m - o["ci_low"] for o, m in zip(curve.results, means, strict=True)
-                    ],
-                    "color": colour,
-                    "thickness": 1.5,
-                    "width": 4,
-                },
+                "error_y": bars(
+                    means,
+                    [one["ci_low"] for one in curve.results],
+                    [one["ci_high"] for one in curve.results],
+                    color=colour,
+                ),
                 "hovertext": [_hover(label, one) for one in curve.results],
                 "hoverinfo": "text",
             }

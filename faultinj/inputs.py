@@ -27,18 +27,14 @@ def network_of(arguments: argparse.Namespace, data: DataSet, progress: Progress)
     if arguments.network is not None:
         network = IntegerNetwork.load(arguments.network)
     else:
-        from quant.models import build_model, load_weights, weights_normalization
+        from quant.models import load_weights, model_for
         from quant.quantize import check_settings, quantize
         from quant.training import train_float
 
         seed = arguments.seed
         check_settings(arguments.weight_bits, arguments.act_bits, arguments.method)
         weights = arguments.weights
-        if weights and (normalization := weights_normalization(weights)):
-            data = data.with_normalization(*normalization)
-        spec = build_model(
-            arguments.model, num_classes=data.num_classes, data_shape=data.shape, seed=seed
-        )
+        spec, data = model_for(data, arguments.model, weights=weights, seed=seed)
         if weights:
             load_weights(spec.module, weights)
         else:

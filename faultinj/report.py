@@ -3,29 +3,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from faultinj.summary import NOT_MODELLED, CampaignResult
+from trilat import page
+from trilat.figures import GREEN, GREY, SKY, VERMILION, Figure, bars
 from trilat.files import write_text
 
-Figure = dict[str, Any]
-
-_HERE = Path(__file__).parent
-# Okabe and Ito's, told apart with any colour vision.
+_TEMPLATE = Path(__file__).with_name("report.html")
 _COLOURS = {
-    "masked": "#8A929B",
-    "sdc_noncritical": "#56B4E9",
-    "sdc_critical": "#D55E00",
-    "not_critical": "#009E73",
+    "masked": GREY,
+    "sdc_noncritical": SKY,
+    "sdc_critical": VERMILION,
+    "not_critical": GREEN,
 }
 _NAMES = {
     "masked": "masked",
     "sdc_noncritical": "SDC, not critical",
     "sdc_critical": "SDC, critical",
     "not_critical": "not critical (bound)",
+}
+_BY = {
+    "layer": "tensor or layer",
+    "bit": "bit",
+    "register": "class of register",
+    "kind": "kind of fault",
 }
 # What the coordinates of a register class count, where they are not rows and columns of PEs.
 _AXES = {
@@ -49,35 +54,21 @@ def write_report(path: Path, result: CampaignResult, facts: Mapping[str, str]) -
 
 def render(result: CampaignResult, facts: Mapping[str, str]) -> str:
     """Return the report as one self-contained HTML page."""
-    import jinja2
-    import plotly.offline
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True
-    )
-    environment.filters.update(percent=_percent, count=_count, brief=_brief)
     figures = _figures(result)
-    summary = {"facts": dict(facts), **result.to_json()}
-    return environment.get_template("report.html").render(
+    return page.render(
+        _TEMPLATE,
+        figures=figures,
+        filters={"percent": _percent, "count": _count, "brief": _brief},
         result=result,
         facts=facts,
+        summary={"facts": dict(facts), **result.to_json()},
         names=_NAMES,
         not_modelled=NOT_MODELLED,
         flips=result.kind == "flip" and result.multiplicity == result.burst == 1,
         several=result.multiplicity > 1 or result.burst > 1,
         pe_figures=[name for name in figures if name.startswith("pe-")],
         axes=_AXES,
-        figures=figures,
-        figures_json=Markup(_script_json(figures)),
-        summary_json=Markup(_script_json(summary)),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
     )
-
-
-def _script_json(value: Any) -> str:
-    # Inside <script>, a "<" could end the element or open a comment; escaped, the JSON is the same.
-    return json.dumps(value, allow_nan=False, sort_keys=True).replace("<", "\\u003c")
 
 
 def _figures(result: CampaignResult) -> dict[str, Figure]:
@@ -85,13 +76,15 @@ def _figures(result: CampaignResult) -> dict[str, Figure]:
         "layer": _outcomes(result.by_layer, "layer"),
         "bit": _outcomes(result.by_bit, "bit"),
     }
-    if len({row["bit"] for row in result.by_bit}) > 1:
-        figures["layer-bit"] = _heat(result.by_layer_bit, "layer", "bit", "tensor or layer", "bit")
+    # A heat map without a critical fault shows nothing.
+    critical = result.outcomes["sdc_critical"]["count"] > 0
+    if critical and len({row["bit"] for row in result.by_bit}) > 1:
+        figures["layer-bit"] = _heat(result.by_layer_bit, "layer", "bit", _BY["layer"], _BY["bit"])
     if len(result.by_register) > 1:
         figures["register"] = _outcomes(result.by_register, "register")
     if len(result.by_kind) > 1:
         figures["kind"] = _outcomes(result.by_kind, "kind")
-    for name in dict.fromkeys(row["register"] for row in result.by_pe):
+    for name in dict.fromkeys(row["register"] for row in result.by_pe if row["rate"] > 0):
         mine = [row for row in result.by_pe if row["register"] == name]
         figures[f"pe-{name}"] = _heat(mine, "row", "col", *_AXES.get(name, ("row", "column")))
     return figures
@@ -126,15 +119,12 @@ def _outcomes(rows: Sequence[Mapping[str, Any]], key: str) -> Figure:
             "x": rates,
             "showlegend": False,
             "marker": {"color": _COLOURS["sdc_critical"], "size": 8},
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": [max(0.0, 100 * row["ci_high"] - 100 * row["rate"]) for row in rows],
-                "arrayminus": [max(0.0, 100 * row["rate"] - 100 * row["ci_low"]) for row in rows],
-                "color": _COLOURS["sdc_critical"],
-                "thickness": 1.5,
-                "width": 3,
-            },
+            "error_x": bars(
+                rates,
+                [100 * row["ci_low"] for row in rows],
+                [100 * row["ci_high"] for row in rows],
+                color=_COLOURS["sdc_critical"],
+            ),
             "hovertemplate": "%{y}: critical %{x:.3f} %<extra></extra>",
         }
     )
@@ -149,7 +139,11 @@ def _outcomes(rows: Sequence[Mapping[str, Any]], key: str) -> Figure:
                 "rangemode": "tozero",
                 "title": {"text": "critical, with interval (%)"},
             },
-            "yaxis": {"type": "category", "autorange": "reversed"},
+            "yaxis": {
+                "type": "category",
+                "autorange": "reversed",
+                "title": {"text": _BY[key]},
+            },
         },
     }
 
@@ -217,7 +211,8 @@ def _percent(value: float | None) -> str:
 def _count(value: float | None) -> str:
     if value is None:
         return "unknown"
-    return f"{value:,.0f}".replace(",", "\u202f") if value < 1e15 else f"{value:.3g}"
+    # Sets of many faults are more than a float can count.
+    return f"{value:,.0f}".replace(",", "\u202f") if value < 1e15 else f"{Decimal(value):.3g}"
 
 
 def _brief(value: float | None) -> str:

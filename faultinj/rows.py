@@ -8,6 +8,7 @@ them in the JSON of `faultinj.faults`, from which an experiment can be repeated.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +123,15 @@ def to_table(
 def with_weights(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
     """Return the rows with a column `weight`: experiments of the population that each stands for.
 
-    One where the population is not known. A weighted mean over rows is the reweighted estimate of
-    `faultinj.strata`.
+    One where the population is not known, or has more sets of faults than a float can tell: then
+    all rows are of one stratum and weigh the same. A weighted mean over rows is the reweighted
+    estimate of `faultinj.strata`.
     """
     stratum = table["stratum"].to_numpy()
     drawn = np.bincount(stratum, minlength=len(sizes))
     each = np.array(
         [
-            1.0 if size == ENDLESS else size / max(int(n), 1)
+            1.0 if size == ENDLESS or size > sys.float_info.max else size / max(int(n), 1)
             for size, n in zip(sizes, drawn, strict=True)
         ]
     )

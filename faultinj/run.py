@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import NoReturn
 
@@ -326,7 +327,7 @@ def _print_rate(result: RateResult, console: Console) -> None:
 def _print(result: CampaignResult, console: Console) -> None:
     percent = f"{100 * result.confidence:g} %"
     what = result.kind if result.burst == 1 else f"burst of {result.burst} bits ({result.kind})"
-    population = "unknown" if result.population is None else f"{result.population:.4g}"
+    population = "unknown" if result.population is None else f"{Decimal(result.population):.4g}"
     early = f" of at most {result.planned}" if result.n < result.planned else ""
     table = Table(
         title=f"{result.n}{early} experiments of {result.multiplicity} {what}"

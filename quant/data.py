@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from quant.data_sources import ALL, HUB, Arrays, Selection, read_folder, read_hub
+from quant.data_sources import ALL, HUB, MAX_SIDE, Arrays, Selection, read_folder, read_hub
 from trilat.errors import InputError, unknown_name
 from trilat.files import content_hash
 from trilat.progress import NoProgress, Progress
@@ -56,6 +56,7 @@ class DataSet:
         train, val, test: disjoint splits.
         fingerprint: 16 hex digits over contents, split and normalization.
         notes: how the splits were made, in sentences for a report.
+        limited: whether its images have the side that no image exceeds unless the user names one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class DataSet:
     test: Split
     fingerprint: str
     notes: tuple[str, ...] = ()
+    limited: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,15 +111,21 @@ def load_data(spec: str, *, seed: int, progress: Progress | None = None) -> Data
         return _digits(seed)
     if spec in HUB:
         splits, num_classes, notes = read_hub(spec, selection, progress)
-        return _assemble(spec, splits, num_classes, list(notes), seed)
+        return _limited(_assemble(spec, splits, num_classes, list(notes), seed), selection)
     if folder.is_dir():
         splits, num_classes, notes = read_folder(folder, selection, progress)
-        return _assemble(folder.resolve().name, splits, num_classes, list(notes), seed)
+        data = _assemble(folder.resolve().name, splits, num_classes, list(notes), seed)
+        return _limited(data, selection)
     if folder.exists():
         raise InputError(f"data {spec} is a file; give the folder that holds the Parquet files")
     if "/" in spec or spec.startswith((".", "~")):
         raise InputError(f"no such data folder: {spec}")
     raise unknown_name("data set", spec, [*DATA_SETS, "path/to/folder"])
+
+
+def _limited(data: DataSet, selection: Selection) -> DataSet:
+    at_limit = max(data.shape[1:]) == MAX_SIDE
+    return dataclasses.replace(data, limited=selection.side is None and at_limit)
 
 
 def _parse(spec: str) -> tuple[str, Selection]:
@@ -278,7 +286,9 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        # torch counts bytes as they are; NumPy makes each of them eight first.
+        codes = torch.from_numpy(images[..., channel].reshape(-1))
+        share = torch.bincount(codes, minlength=256).numpy() / codes.numel()
         centre = float(share @ values)
         mean.append(centre)
         std.append(float(np.sqrt(share @ (values - centre) ** 2)) or 1.0)

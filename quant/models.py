@@ -20,10 +20,19 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from quant.architectures import MODELS, Shape
+from quant.data import DataSet
 from trilat.errors import InputError, unknown_name
 from trilat.files import content_hash
 
-__all__ = ["MODELS", "ModelSpec", "build_model", "load_weights", "seeded", "weights_normalization"]
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "build_model",
+    "load_weights",
+    "model_for",
+    "seeded",
+    "weights_normalization",
+]
 
 WIDEST = 4.0  # share of a published width; more is a mistyped number
 _VERSION = 1  # of the built-in networks; part of their identity
@@ -77,6 +86,34 @@ def build_model(spec: str, *, num_classes: int, data_shape: Shape, seed: int) ->
         accepted = [*MODELS, "NAME:WIDTH", "path/to/file.py:factory"]
         raise unknown_name("model", name, accepted)
     return _user_model(spec, num_classes, data_shape, seed)
+
+
+def model_for(
+    data: DataSet, model: str, *, weights: Path | None, seed: int
+) -> tuple[ModelSpec, DataSet]:
+    """Return a network for a data set, and the set as the network's weights need it.
+
+    Args:
+        data: what it is trained or evaluated on.
+        model: see `build_model`.
+        weights: a file of weights, whose normalization is taken if it has one; not yet loaded.
+        seed: of the initial weights.
+
+    Raises:
+        InputError: as of `build_model` and `weights_normalization`, or images that were shrunk
+            for want of a side, for a network that takes larger ones.
+    """
+    if weights and (normalization := weights_normalization(weights)):
+        data = data.with_normalization(*normalization)
+    spec = build_model(model, num_classes=data.num_classes, data_shape=data.shape, seed=seed)
+    have, wanted = max(data.shape[1:]), max(spec.input_shape[1:])
+    if data.limited and wanted > have:
+        raise InputError(
+            f"model {model} takes images of {wanted} pixels, but where no side is named those of "
+            f"{data.name} have {have} (accepted: DATA:side={wanted}, or DATA:side={have} to "
+            "enlarge them)"
+        )
+    return spec, data
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

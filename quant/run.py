@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from quant.faq import save_unrounded
     from quant.fault_map import FaultMap
     from quant.graph import trace
-    from quant.models import build_model, load_weights, weights_normalization
+    from quant.models import load_weights, model_for
     from quant.onnx_export import export_onnx
     from quant.ops import GemmOp
     from quant.quantize import check_requant, check_settings, network_accuracy, quantize
@@ -106,11 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.jobs)
     progress, seed = TerminalProgress(), arguments.seed
     data = load_data(arguments.data, seed=seed, progress=progress)
-    if arguments.weights and (normalization := weights_normalization(arguments.weights)):
-        data = data.with_normalization(*normalization)
-    spec = build_model(
-        arguments.model, num_classes=data.num_classes, data_shape=data.shape, seed=seed
-    )
+    spec, data = model_for(data, arguments.model, weights=arguments.weights, seed=seed)
     # Names an unsupported layer, or a chip that is too small, before any training.
     ops = trace(spec.module, spec.input_shape)
     mapping = WeightMapping(tiled=arguments.tiled)

@@ -30,7 +30,8 @@ from hdl.registers import register_classes
 from hdl.schedule import OutputTile
 from hdl.tile import TileJob, TileOutput
 from quant.network import Gemm, IntegerNetwork
-from sim.agree import CACHE, draw
+from sim import CACHE
+from sim.fault_draws import draw
 from sim.inject import Injector
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json

@@ -21,10 +21,10 @@ from hdl.config import (
     AcceleratorConfig,
 )
 from hdl.tile import TileJob
+from sim import CACHE
 from trilat.errors import InputError, run_command
 from trilat.files import write_json
 
-CACHE = Path(".cache") / "sim"
 # Images of the training split that protection bounds are profiled on.
 _PROFILE_IMAGES = 256
 

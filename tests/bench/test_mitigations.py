@@ -69,7 +69,7 @@ def test_cells_resume_and_missing_ones_are_named(tmp_path, capsys, monkeypatch) 
     assert len(written["cells"]) == 6 and not written["missing"]
     text = page.read_text()
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', text)[1])
-    assert len(figures) == 1 and len(figures[0]["data"]) == 6
+    assert len(figures["section-1"]["data"]) == 6 and len(figures) == 1
     assert "rounding alone rescues 4 bits" in text and "not met" in text
     rows = [line for line in tables.read_text().splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 6 and len({row.count("|") for row in rows}) == 1

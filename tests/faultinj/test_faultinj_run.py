@@ -63,6 +63,16 @@ def test_the_report_opens_without_network_and_says_what_it_covers(network_file, 
         assert name in figures
 
 
+def test_more_sets_of_faults_than_a_float_can_count(network_file, tmp_path, capsys):
+    flags = ["--network", str(network_file), "--images", "2", "--faults", "5", "--multiplicity",
+             "200", "-o", str(tmp_path / "run")]  # fmt: skip
+    assert main(flags) == 0
+    population = json.loads((tmp_path / "run" / "summary.json").read_text())["population"]
+    assert population > 10**309
+    exponent = len(str(population)) - 1
+    assert f"e+{exponent} experiments" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_exhaustive_stuck_and_rate(network_file, tmp_path, capsys):
     path = tmp_path / "tiny.safetensors"
     plain_network(seed=2, weight_bits=2, act_bits=2, shape=(1, 4, 4)).save(path)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from quant import data_sources
 from quant.data import DataSet, load_data, to_input
+from quant.models import model_for
 from trilat.errors import InputError
 
 
@@ -206,6 +207,25 @@ def test_imagenets_normalization(tmp_path: Path) -> None:
     x = to_input(data.test.images, (3, 32, 32), data.mean, data.std)
     expected = (data.test.images / 255 - mean) / std
     assert torch.allclose(x.double(), torch.from_numpy(expected.transpose(0, 3, 1, 2)), atol=1e-5)
+
+
+def test_a_network_for_larger_images_than_photos_become_unasked(tmp_path: Path) -> None:
+    imagenet(tmp_path / "set")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ninput_shape = (3, 224, 224)\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 2, 7, 8), nn.Flatten(),\n"
+        "                         nn.Linear(2 * 28 * 28, num_classes))\n"
+    )
+    model = f"{tmp_path}/net.py:net"
+    with pytest.raises(InputError, match=r"takes images of 224 pixels.*have 64.*DATA:side=224, or"):
+        model_for(load(tmp_path / "set"), model, weights=None, seed=0)
+    for side in (224, 64):
+        data = load(tmp_path / "set", f":side={side}")
+        spec, _ = model_for(data, model, weights=None, seed=0)
+        assert spec.input_shape == (3, 224, 224) and data.shape == (3, side, side)
+    # Networks for smaller images take the photos as they are.
+    assert model_for(load(tmp_path / "set"), "vgg11:0.1", weights=None, seed=0)
 
 
 @pytest.mark.parametrize("held_out", ["val", "validation"])

@@ -13,8 +13,9 @@ from faultinj.register_times import ring_row
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
 from hdl.registers import CONTROL_CLASSES, register_classes
-from sim import agree
+from sim import agree, agreement
 from sim.cycles import tile_times
+from sim.fault_draws import draw
 from sim.inject import COMPLETE, HANG, Injector, stream_jobs
 from sim.jobs import random_job
 from sim.replay import compare_jobs, equal_outputs
@@ -42,7 +43,7 @@ def config(request) -> AcceleratorConfig:
 def lists_of(config, job, classes, count, rng) -> list[list[RegisterFault]]:
     kinds = ("flip", "stuck0", "flip", "stuck1")
     return [
-        [agree.draw(config, job, classes[i % len(classes)], kinds[i // len(classes) % 4], 1, rng)]
+        [draw(config, job, classes[i % len(classes)], kinds[i // len(classes) % 4], 1, rng)]
         for i in range(count)
     ]
 
@@ -118,7 +119,7 @@ def test_shortcuts_and_order_change_nothing(config, sim_cache):
 
 
 def test_predicted_faults_agree(config, sim_cache):
-    result = agree.agree(config, 150, np.random.default_rng(3), cache=sim_cache, control=24)
+    result = agreement.agree(config, 150, np.random.default_rng(3), cache=sim_cache, control=24)
     assert result.agrees and result.disagreements == []
     assert sum(result.run.values()) == 150
     assert 2 * sum(result.corrupting.values()) >= 130
@@ -131,7 +132,7 @@ def test_predicted_faults_agree(config, sim_cache):
 @pytest.mark.parametrize("name", ["ws 4x6 a4w8 zero, mult, layer", "os 4x5 a8w4 clip, layer"])
 def test_multipliers_and_limits_of_a_layer_agree(name, sim_cache):
     config = agree.CONFIGURATIONS[name]
-    result = agree.agree(config, 300, np.random.default_rng(5), cache=sim_cache)
+    result = agreement.agree(config, 300, np.random.default_rng(5), cache=sim_cache)
     assert result.agrees and result.disagreements == []
     predicted = set(REGISTERS[config.dataflow]) & set(register_classes(config))
     for register in predicted:
@@ -179,7 +180,7 @@ def test_a_wrong_prediction_leaves_fault_and_waveform(sim_cache, tmp_path):
         ]
         return predict(config, job, moved)
 
-    result = agree.agree(
+    result = agreement.agree(
         config, 40, np.random.default_rng(3), cache=sim_cache, waves=tmp_path, predict=late
     )
     assert not result.agrees
