@@ -34,12 +34,13 @@ from bench.mitigation_tables import Finding, at_rate, errors, lines, percent, ro
 from faultinj.chip_campaign import spread
 from quant import engine
 from quant.brevitas_model import BrevitasModel
-from quant.chip_training import chip_step, group_chips, introduced, merge_maps, model_faults
+from quant.chip_training import chip_step, introduced, model_faults
 from quant.data import DataSet
 from quant.export import to_network, unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
 from quant.fine_tuning import BATCH, LARGEST_SHARE, fine_tune
+from quant.map_groups import group_chips, merge_maps
 from quant.method_names import parse_method
 from quant.network import IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes

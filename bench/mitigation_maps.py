@@ -22,11 +22,12 @@ from bench.mitigation_faq import calibrated, networks, with_interval
 from bench.mitigation_tables import Finding, percent
 from faultinj.chip_campaign import spread
 from quant import engine
-from quant.chip_training import group_accuracy, group_chips
+from quant.chip_training import group_accuracy
 from quant.data import to_input
 from quant.export import to_network
 from quant.fine_tuning import BATCH
 from quant.group_retraining import retrain_until, speed_up
+from quant.map_groups import group_chips
 from quant.method_names import POLICIES
 from quant.quantize import network_accuracy
 from quant.weight_memory import WeightMapping, weight_codes

@@ -43,7 +43,8 @@ def write_report(
         missing: names of cells by the reason why they are missing.
         settings: of the run, for the reader.
     """
-    tables, figures = [], {}
+    tables: list[dict[str, Any]] = []
+    figures: dict[str, Figure] = {}
     for number, section in enumerate(sections):
         name = f"section-{number + 1}"
         table = _table(section.table)

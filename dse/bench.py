@@ -20,12 +20,12 @@ from dse.settings import Settings
 from dse.store import Result, Store
 from quant import engine
 from quant.agreement import compare_each_layer, compare_layers
-from quant.chip_training import merge_maps
 from quant.data import DataSet, Split, load_data, stratified, to_input
 from quant.export import unrounded_weights
 from quant.faq import save_unrounded
 from quant.fault_map import KINDS, FaultMap
 from quant.graph import trace
+from quant.map_groups import merge_maps
 from quant.method_names import parse_method
 from quant.models import ModelSpec, load_weights, model_for
 from quant.network import IntegerNetwork

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,7 +46,7 @@ def write_report(record: RunRecord, folder: Path) -> Path:
 
 def render(record: RunRecord) -> str:
     """Return the report as one self-contained HTML page."""
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "number": text.number,
         "number_or_count": lambda v: text.number(len(v) if isinstance(v, list | tuple) else v),
         "brief": text.brief,

@@ -23,9 +23,9 @@ from faultinj.chip_campaign import ChipResult, accuracy_over_chips, calibrate_ch
 from faultinj.protection import Protection
 from faultinj.random_maps import RandomChips
 from faultinj.sram import RATES
-from quant.chip_training import merge_maps
 from quant.faq import fault_aware_codes, load_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
+from quant.map_groups import merge_maps
 from quant.method_names import Method, parse_method
 from quant.network import IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, weight_codes

@@ -21,9 +21,9 @@ from faultinj.rate import find_rate
 from faultinj.sram import voltage_at
 from faultinj.stats import bootstrap_interval
 from quant import engine
-from quant.chip_training import merge_maps
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
+from quant.map_groups import merge_maps
 from quant.network import IntegerNetwork, Node
 from quant.weight_memory import (
     WeightFaults,
@@ -117,7 +117,7 @@ def accuracy_over_chips(
         faq: choose the codes for each chip at each rate (`quant.faq`).
         unrounded: the weights before rounding, for `faq`.
         merge: with `faq`, choose one set of codes for all chips, for their merged map at each rate;
-            a policy of `quant.chip_training.merge_maps`. All chips are then in memory.
+            a policy of `quant.map_groups.merge_maps`. All chips are then in memory.
         seed: of the bootstrap.
         progress: told about finished pairs of chip and rate.
 

@@ -24,9 +24,9 @@ from quant.brevitas_model import BrevitasModel
 from quant.disturbance import Words
 from quant.export import unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes
-from quant.fault_map import KINDS, FaultMap
+from quant.fault_map import FaultMap
 from quant.fine_tuning import Loss, Step, cross_entropy
-from quant.method_names import POLICIES
+from quant.map_groups import merge_maps
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp
 from quant.weight_memory import (
@@ -36,7 +36,6 @@ from quant.weight_memory import (
     logits_of,
     weight_codes,
 )
-from trilat.errors import InputError, unknown_name
 
 # Faults are introduced in so many equal parts.
 _STAGES = 10
@@ -54,82 +53,6 @@ class GroupAccuracy:
     chips: tuple[float, ...]
     mean: float
     worst: float
-
-
-def merge_maps(maps: Sequence[FaultMap], policy: str = "majority") -> FaultMap:
-    """Return the map in which every cell is faulty that is so on any of the chips.
-
-    Args:
-        maps: of chips with one geometry.
-        policy: where chips disagree on the value that a cell is stuck at: ``majority`` takes the
-            more frequent value, and of two equally frequent ones that of the cell's parity;
-            ``ignore`` takes the cell for a good one.
-
-    Raises:
-        InputError: no map, an unknown policy, different geometries, or cells that flip in one of
-            several maps: no one code is right both where a cell flips and where it does not.
-    """
-    if not maps:
-        raise InputError("merging needs at least one fault map")
-    if policy not in POLICIES:
-        raise unknown_name("merge policy", policy, list(POLICIES))
-    first = maps[0]
-    if len(maps) == 1:
-        return first
-    if any(m.geometry != first.geometry for m in maps):
-        raise InputError("fault maps of chips with different memories cannot be merged")
-    kinds = np.concatenate([m.kinds for m in maps])
-    if (kinds == KINDS.index("flip")).any():
-        raise InputError("only maps of stuck cells can be merged; one of these has cells that flip")
-    cells, place = np.unique(np.concatenate([m.cells for m in maps]), return_inverse=True)
-    at_one = np.bincount(place, kinds == KINDS.index("stuck1"), len(cells))
-    at_zero = np.bincount(place, kinds == KINDS.index("stuck0"), len(cells))
-    thresholds = np.ones(len(cells))
-    np.minimum.at(thresholds, place, np.concatenate([m.thresholds for m in maps]))
-    ones = np.where(at_one == at_zero, cells % 2 == 1, at_one > at_zero)
-    merged = FaultMap(
-        geometry=first.geometry,
-        cells=cells,
-        kinds=np.where(ones, KINDS.index("stuck1"), KINDS.index("stuck0")).astype(np.uint8),
-        thresholds=thresholds,
-        rate=max(m.rate for m in maps),
-        origin={"merged": [m.origin for m in maps], "policy": policy},
-    )
-    if policy == "ignore":
-        return merged.subset((at_one == 0) | (at_zero == 0))
-    return merged
-
-
-def similarity(one: FaultMap, other: FaultMap) -> float:
-    """Return the cells that are faulty alike in both maps over those faulty in any, 0..1."""
-    common, mine, theirs = np.intersect1d(one.cells, other.cells, True, True)
-    alike = int((one.kinds[mine] == other.kinds[theirs]).sum())
-    union = len(one) + len(other) - len(common)
-    return alike / union if union else 1.0
-
-
-def group_chips(maps: Sequence[FaultMap], size: int) -> tuple[tuple[int, ...], ...]:
-    """Return groups of at most `size` chips with similar maps, as indices.
-
-    Greedy: a group starts with the first chip left and takes the one most similar to its members
-    on average until it is full.
-
-    Raises:
-        InputError: a size below 1.
-    """
-    if size < 1:
-        raise InputError(f"a group must have at least 1 chip, not {size}")
-    likeness = np.array([[similarity(a, b) for b in maps] for a in maps])
-    left = list(range(len(maps)))
-    groups = []
-    while left:
-        group = [left.pop(0)]
-        while left and len(group) < size:
-            best = max(left, key=lambda chip: (likeness[chip, group].mean(), -chip))
-            left.remove(best)
-            group.append(best)
-        groups.append(tuple(group))
-    return tuple(groups)
 
 
 def model_faults(model: BrevitasModel, fault_map: FaultMap, mapping: WeightMapping) -> WeightFaults:

@@ -10,7 +10,7 @@ import torch
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel
-from quant.chip_training import chip_step, group_accuracy, introduced, merge_maps
+from quant.chip_training import chip_step, group_accuracy, introduced
 from quant.data import DataSet, to_input
 from quant.fault_map import FaultMap
 from quant.fine_tuning import (
@@ -23,6 +23,7 @@ from quant.fine_tuning import (
     plain_step,
     sparse_loss,
 )
+from quant.map_groups import merge_maps
 from quant.method_names import Method
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp, Op

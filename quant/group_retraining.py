@@ -15,17 +15,12 @@ import torch
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel
-from quant.chip_training import (
-    GroupAccuracy,
-    chip_step,
-    group_accuracy,
-    introduced,
-    merge_maps,
-)
+from quant.chip_training import GroupAccuracy, chip_step, group_accuracy, introduced
 from quant.data import DataSet, to_input
 from quant.export import to_network
 from quant.fault_map import FaultMap
 from quant.fine_tuning import BATCH, LARGEST_SHARE, fine_tune
+from quant.map_groups import merge_maps
 from quant.method_names import POLICIES
 from quant.weight_memory import WeightMapping
 from trilat.progress import Progress

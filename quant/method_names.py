@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from trilat.errors import InputError, unknown_name
 
-POLICIES = ("majority", "ignore")  # of merging fault maps; quant.chip_training says what they do
+POLICIES = ("majority", "ignore")  # of merging fault maps; quant.map_groups says what they do
 # What a search may be told without a number.
 METHODS = ("qat", "ptq", "clip", "randbet", "saq", "sparse", "retrain", "faq")
 # Ingredient -> (field, value where none is given, largest value).

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -96,21 +96,38 @@ def build_injector(
     )  # fmt: skip
     key = content_hash([verilog, control, arguments, INJECTOR.read_text(), verilator.version()])
     executable = folder / f"injector-{key}"
-    if os.access(executable, os.X_OK):
-        return executable
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="trilat-sim-") as name:
-        source, vlt = Path(name) / "accelerator.v", Path(name) / "accessible.vlt"
-        write_text(source, verilog)
-        write_text(vlt, control)
+
+    def compile_it(source: Path, control_file: Path) -> None:
         verilator.build(
-            [vlt, source, INJECTOR],
+            [control_file, source, INJECTOR],
             executable,
             top=CORE,
             arguments=arguments,
             jobs=jobs,
             runtime_cache=folder,
         )
+
+    return _once(executable, verilog, control, compile_it)
+
+
+def _once(
+    executable: Path, verilog: str, control: str, compile_it: Callable[[Path, Path], None]
+) -> Path:
+    """Return an executable, compiled first where it is not there.
+
+    Args:
+        executable: named after all that it depends on.
+        verilog, control: what `compile_it` finds in the two files that it is given.
+        compile_it: makes the executable.
+    """
+    if os.access(executable, os.X_OK):
+        return executable
+    executable.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="trilat-sim-") as name:
+        source, control_file = Path(name) / "accelerator.v", Path(name) / "accessible.vlt"
+        write_text(source, verilog)
+        write_text(control_file, control)
+        compile_it(source, control_file)
     return executable
 
 
@@ -180,16 +197,11 @@ def build(
         ]
     )
     executable = folder / f"simulator-{key}"
-    if os.access(executable, os.X_OK):
-        return executable
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="trilat-sim-") as name:
-        source, vlt = Path(name) / "accelerator.v", Path(name) / "accessible.vlt"
-        write_text(source, verilog)
-        write_text(vlt, control)
-        main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+    main = Path(cocotb_tools.config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+
+    def compile_it(source: Path, control_file: Path) -> None:
         verilator.build(
-            [vlt, HARNESS, source, main],
+            [control_file, HARNESS, source, main],
             executable,
             top="harness",
             arguments=arguments,
@@ -197,4 +209,5 @@ def build(
             jobs=jobs,
             runtime_cache=folder,
         )
-    return executable
+
+    return _once(executable, verilog, control, compile_it)

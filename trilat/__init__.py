@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every room shares: the error for bad input, and files that are never half-written."""
+"""What every room shares: the error for bad input, whole files, progress, the page of reports."""

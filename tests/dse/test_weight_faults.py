@@ -26,9 +26,9 @@ from faultinj.protection import UNPROTECTED, Protection, run_node
 from faultinj.random_maps import random_map
 from faultinj.sram import RATES
 from quant import engine
-from quant.chip_training import merge_maps
 from quant.faq import fault_aware_codes, load_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
+from quant.map_groups import merge_maps
 from quant.method_names import parse_method
 from quant.network import Gemm, IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, weight_codes

@@ -15,9 +15,9 @@ from faultinj.chips import main
 from faultinj.protection import Protection, forward, profile_bounds, run_node
 from faultinj.random_maps import RandomChips, random_map
 from quant import engine
-from quant.chip_training import merge_maps
 from quant.faq import fault_aware_codes, save_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
+from quant.map_groups import merge_maps
 from quant.network import Gemm, IntegerNetwork
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
 from trilat.errors import InputError

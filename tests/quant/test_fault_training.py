@@ -16,21 +16,14 @@ from torch import Tensor, nn
 from faultinj.random_maps import random_map
 from quant import engine
 from quant.brevitas_model import BrevitasModel
-from quant.chip_training import (
-    chip_step,
-    group_accuracy,
-    group_chips,
-    introduced,
-    merge_maps,
-    model_faults,
-    similarity,
-)
+from quant.chip_training import chip_step, group_accuracy, introduced, model_faults
 from quant.data import DataSet, load_data, to_input
 from quant.disturbance import Words
 from quant.export import to_network, unrounded_weights
 from quant.faq import fault_aware_codes
 from quant.fault_map import KINDS, FaultMap, MemoryGeometry
 from quant.fine_tuning import BATCH, clip_weights, cross_entropy, fine_tune, plain_step, sparse_loss
+from quant.map_groups import group_chips, merge_maps, similarity
 from quant.models import ModelSpec
 from quant.ops import GemmOp
 from quant.quantize import quantize
