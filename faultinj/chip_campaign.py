@@ -213,9 +213,17 @@ def calibrate_chip_rate(
     )
 
 
-def spread(values: Sequence[float], seed: int) -> Spread:
-    """Return mean, deviation, range and bootstrap interval of one accuracy per chip."""
-    low, high = bootstrap_interval(values, seed=seed, within=(0.0, 100.0))
+def spread(
+    values: Sequence[float], seed: int, *, within: tuple[float, float] = (0.0, 100.0)
+) -> Spread:
+    """Return mean, deviation, range and bootstrap interval of one figure per chip.
+
+    Args:
+        values: accuracies in percent, or other figures.
+        seed: of the bootstrap.
+        within: least and greatest mean that there can be.
+    """
+    low, high = bootstrap_interval(values, seed=seed, within=within)
     return Spread(
         mean=float(np.mean(values)),
         std=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
