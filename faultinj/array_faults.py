@@ -152,14 +152,16 @@ def _product(
         if other == row:  # wrong from here on to the right
             code = corruption.applied(code, "pe_activation", row, col, hits)
             operand[:, :, part.cols >= col] = code[:, :, None]
-    taken = np.repeat(weights[:, None, row], operand.shape[1], axis=1)
-    for other, col in corruption.places("weight_active"):
-        if other == row:
-            columns = part.cols == col
-            spread = [hit[:, :, None] for hit in hits]
-            taken[:, :, columns] = corruption.applied(
-                taken[:, :, columns], "weight_active", row, col, spread
-            )
+    taken = weights[:, None, row]
+    changed = [col for other, col in corruption.places("weight_active") if other == row]
+    if changed:
+        taken = np.repeat(taken, operand.shape[1], axis=1)
+    spread = [hit[:, :, None] for hit in hits]
+    for col in changed:
+        columns = part.cols == col
+        taken[:, :, columns] = corruption.applied(
+            taken[:, :, columns], "weight_active", row, col, spread
+        )
     if config.dsp_pack > 1:
         return _packed_product(config, part, operand, taken)
     return wrap(operand * taken, config.product_bits)

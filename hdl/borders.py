@@ -17,42 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-# A net of one module, as Yosys numbers it; a constant is a string.
-Bit = int | str
-_CONSTANTS = ("0", "1", "x", "z")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One primitive of a netlist.
-
-    Attributes:
-        kind: primitive.
-        parameters: as Yosys writes them, sorted, in one string.
-        inputs, outputs: pin -> nets, element 0 first.
-    """
-
-    kind: str
-    parameters: str
-    inputs: dict[str, list[Bit]]
-    outputs: dict[str, list[Bit]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Netlist:
-    """A module's primitives, and how it connects its submodules.
-
-    Attributes:
-        ports: name -> nets.
-        inputs: those of `ports` that are inputs.
-        cells: the primitives.
-        children: submodule and what its ports are connected to (port -> nets), for each instance.
-    """
-
-    ports: dict[str, list[Bit]]
-    inputs: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    children: tuple[tuple[str, dict[str, list[Bit]]], ...]
+from hdl.netlist import CONSTANTS, Bit, Cell, Netlist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,44 +35,6 @@ class Changes:
     equal: dict[str, int]
     chained: dict[str, int]
     ends: frozenset[str]
-
-
-def read_netlist(module: Mapping[str, Any], submodules: Iterable[str]) -> Netlist:
-    """Return a module of Yosys JSON in the form that is kept."""
-    known = set(submodules)
-    cells, children = [], []
-    for cell in module["cells"].values():
-        pins = cell["connections"]
-        if cell["type"] in known:
-            children.append((cell["type"], pins))
-        elif cell["type"] != "$scopeinfo":
-            directions = cell["port_directions"]
-            parameters = sorted(cell["parameters"].items())
-            cells.append(
-                Cell(
-                    kind=cell["type"],
-                    parameters=" ".join(f"{name}={value}" for name, value in parameters),
-                    inputs={pin: b for pin, b in pins.items() if directions[pin] == "input"},
-                    outputs={pin: b for pin, b in pins.items() if directions[pin] != "input"},
-                )
-            )
-    ports = module["ports"]
-    return Netlist(
-        ports={name: port["bits"] for name, port in ports.items()},
-        inputs=tuple(name for name, port in ports.items() if port["direction"] == "input"),
-        cells=tuple(cells),
-        children=tuple(children),
-    )
-
-
-def netlist_from_json(data: Mapping[str, Any]) -> Netlist:
-    """Read what `dataclasses.asdict` makes of a netlist, through JSON or not."""
-    return Netlist(
-        ports=data["ports"],
-        inputs=tuple(data["inputs"]),
-        cells=tuple(Cell(**cell) for cell in data["cells"]),
-        children=tuple((name, pins) for name, pins in data["children"]),
-    )
 
 
 def changes(
@@ -310,7 +237,7 @@ class _Design:
     """
 
     instances: list[_Instance] = field(default_factory=list)
-    parent: list[int] = field(default_factory=lambda: list(range(len(_CONSTANTS))))
+    parent: list[int] = field(default_factory=lambda: list(range(len(CONSTANTS))))
     outputs: list[int] = field(default_factory=list)
     representative: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
@@ -333,7 +260,7 @@ class _Design:
     def net(self, instance: _Instance, bit: Bit) -> int:
         """Return the joined net of a net of a module, which gets one if it has none."""
         if isinstance(bit, str):
-            return self.find(_CONSTANTS.index(bit))
+            return self.find(CONSTANTS.index(bit))
         if bit not in instance.nets:
             instance.nets[bit] = self.new()
         return self.find(instance.nets[bit])
@@ -359,7 +286,7 @@ class _Design:
         for instance in self.instances:
             for bit in instance.module.sources:
                 readers.setdefault(self.net(instance, bit), []).append(instance.number)
-        constants = {self.find(number) for number in range(len(_CONSTANTS))}
+        constants = {self.find(number) for number in range(len(CONSTANTS))}
         seen: dict[tuple[Any, ...], tuple[int, int]] = {}
         waiting = deque(range(len(self.instances)))
         queued = set(waiting)
@@ -470,7 +397,7 @@ def _elaborate(modules: Mapping[str, _Module], top: str) -> _Design:
                 for local, outer in zip(bits, pins.get(port, ()), strict=False):
                     net = design.net(instance, outer)
                     # An output that is a constant, or joined with another port inside.
-                    known = _CONSTANTS.index(local) if isinstance(local, str) else inner.get(local)
+                    known = CONSTANTS.index(local) if isinstance(local, str) else inner.get(local)
                     if known is None:
                         inner[local] = net
                     elif design.find(known) != net:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hdl import netlist_check, yosys
-from hdl.borders import Netlist, netlist_from_json, read_netlist
 from hdl.families import Family
+from hdl.netlist import Netlist, netlist_from_json, read_netlist
 from hdl.timing import CLOCKS, Timing, analyse, black_box, end_chains, timed_as
 from trilat.files import content_hash, write_json
 from trilat.progress import Advance

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from hdl import yosys
-from hdl.borders import Cell, Netlist, changes, read_netlist
+from hdl.borders import changes
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES
 from hdl.gen import generate
 from hdl.mapping import below, instances, split_modules, whole_pes
+from hdl.netlist import Cell, Netlist, read_netlist
 from hdl.registers import CORE
 
 XC7 = FAMILIES["xc7"]

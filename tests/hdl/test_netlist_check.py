@@ -5,6 +5,7 @@ import pytest
 
 from hdl import netlist_check, yosys
 from hdl.families import FAMILIES
+from hdl.gate_simulation import Memory, Stimuli
 
 PE = """
 module pe(input aclk, input [7:0] a, input signed [7:0] w, input signed [18:0] s,
@@ -92,7 +93,7 @@ def test_the_known_wrong_mapping_of_a_signed_chain_is_caught(tmp_path):
 
 
 def test_a_memory_holds_what_was_written_in_each_stream():
-    memory = netlist_check._Memory(size=8, width=3, init="x" * 24, streams=8)
+    memory = Memory(size=8, width=3, init="x" * 24, streams=8)
     # Stream s writes s to address s; address and data bits are transposed alike.
     bits = [sum(((s >> i) & 1) << s for s in range(8)) for i in range(3)]
     memory.write(bits, bits, [0xFF] * 3)
@@ -143,7 +144,7 @@ def test_a_cascade_of_block_ram_agrees_and_its_halves_are_told_apart(tmp_path):
 
 def test_addresses_stay_within_the_depth():
     pins = [("", "at", i) for i in range(4)] + [("", "d", 0)]
-    stimuli = netlist_check._Stimuli(pins, {"at": 10}, seed=1, streams=8)
+    stimuli = Stimuli(pins, {"at": 10}, seed=1, streams=8)
     seen = set()
     for cycle in range(50):
         values = stimuli.next(cycle)

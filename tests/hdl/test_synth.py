@@ -306,8 +306,8 @@ def test_a_small_array_is_mapped_and_kept(small):
 
 def made(name, cells, children, delay):
     """Return a mapped module; a primitive's output nothing reads but a port of its own."""
-    from hdl.borders import Cell, Netlist
     from hdl.mapping import MappedModule
+    from hdl.netlist import Cell, Netlist
 
     kinds = [kind for kind, n in cells.items() for _ in range(n)]
     inner = [child for child, n in children.items() for _ in range(n)]
