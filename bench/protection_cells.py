@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dse.bench import STAGE_VERSION
 from dse.store import Result, Store
 from faultinj.campaign import run_campaign
 from faultinj.compare import compare_files
@@ -447,7 +448,7 @@ def lut_of(bench: Bench, config: AcceleratorConfig) -> dict[str, Any]:
         cost = synthesize(config, cache=bench.store.root / "modules", progress=bench.progress)
         return {name: getattr(cost, name) for name in ("lut", "ff", "dsp", "bram36")}
 
-    inputs = {"format": _FORMAT, "config": config.to_json()}
+    inputs = {"stage_version": STAGE_VERSION["synthesis"], "config": config.to_json()}
     return dict(stored(bench, "protection-lut", inputs, compute).value)
 
 
