@@ -148,6 +148,10 @@ class _Product:
             image = columns[None, :, None, :].permute(0, 3, 1, 2)
             codes = _by_taps(codes)[:, :, None, None]
             geometry = ((1, 1), (0, 0), (1, 1))
+        elif _sees_padding_alone(op):
+            # Where the zero is not 0 oneDNN then reads memory that nobody has written.
+            image = _padded(op, image, zero).permute(0, 3, 1, 2)
+            geometry = (op.stride, (0, 0), op.dilation)
         self._geometry = (*geometry, 1)
         self._image = image.contiguous(memory_format=torch.channels_last)
         self._input = (source.scale, zero)
@@ -218,6 +222,12 @@ def _output_size(op: GemmOp, x: Tensor) -> tuple[int, int]:
         )
     )
     return rows, cols
+
+
+def _sees_padding_alone(op: GemmOp) -> bool:
+    """Return whether there is a window without a pixel of the image."""
+    sizes = zip(op.padding, op.dilation, op.weight.shape[2:], strict=True)
+    return any(padding > dilation * (taps - 1) for padding, dilation, taps in sizes)
 
 
 def _padded(op: GemmOp, x: Tensor, value: int = 0) -> Tensor:

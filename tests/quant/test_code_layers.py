@@ -157,6 +157,9 @@ def sums(case: Case) -> np.ndarray:
 @example(layer=Layer(signed=True, padding=(1, 1), kernel=(3, 3), output="signed"))
 @example(layer=Layer(size=(8, 8), padding=(1, 1), kernel=(3, 3), signed=True))
 @example(layer=Layer(channels=520, out=33, weight_bits=2, act_bits=2))
+# Windows that see nothing but padding, whose code is not 0 inside.
+@example(layer=Layer(size=(16, 17), kernel=(2, 2), padding=(2, 2), signed=True, channels=5))
+@example(layer=Layer(size=(8, 8), kernel=(2, 1), padding=(2, 0), signed=True))
 def test_codes_are_those_of_integer_arithmetic(layer: Layer) -> None:
     drawn = case(layer)
     found = drawn.result(*drawn.values(torch.float32)).detach()
