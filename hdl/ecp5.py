@@ -8,22 +8,26 @@ cycle by cycle (`hdl.netlist_check` compares them, with models of the primitives
   before it is held, on the longest path of the whole array. Here it is held in the block.
 - Of the four inputs of a bit of carry logic Yosys uses two. Here the accumulator's has a third:
   whether what is added to is 0, the choice for which a bit takes a table of its own otherwise.
+- A multiplier in lookup tables is a tree of adders whose bits take all four: they multiply two
+  rows bit by bit and add them, so that no table stands before an adder, and few adders in a row.
 """
 
 from __future__ import annotations
 
 import re
 
-_MULTIPLIER = """\
+from hdl.ecp5_tables import table_multiplier
+
+_BLOCK = """\
 // The product in a multiplier block of the ECP5, with its output register.
 module trilat_multiplier (
   input  wire aclk,
-  input  wire [{act_top}:0] act,
+  input  wire [{act_top}:0] {act},
   input  wire [{weight_top}:0] weight,
   output wire [{product_top}:0] product
 );
   // At the top of the block's operands: a constant below costs no wire, a long sign would.
-  wire [17:0] a = {{{act}, {act_rest}'b0}};
+  wire [17:0] a = {{{operand}, {act_rest}'b0}};
   wire [17:0] b = {{weight, {weight_rest}'b0}};
   wire [35:0] p;
   assign product = p[{high}:{low}];
@@ -74,31 +78,32 @@ def in_primitives(name: str, text: str) -> str:
 
     Args:
         name: of the module.
-        text: as emitted. A multiplier in lookup tables stays, and so does one of several products
-            at a time, which are wider than a block.
+        text: as emitted. A multiplier of several products at a time stays: they are wider than a
+            block.
     """
     ports = re.findall(r"^\s*(?:in|out)put\s+\w+\s+(?:\[(\d+):0\] )?(\w+)", text, flags=re.M)
     bits = {port: int(top or 0) + 1 for top, port in ports}
-    if name == "trilat_multiplier" and " * " in text and "product" in bits:
-        # An unsigned code is extended in front of the `*`.
-        return _multiplier(bits, is_signed="$signed(act)" in text)
+    if name == "trilat_multiplier" and "product" in bits:
+        build = _block_multiplier if " * " in text else table_multiplier
+        return build(bits, "act" if "act" in bits else "unsigned_act")
     if name == "trilat_accumulator":
         return _accumulator(bits)
     return text
 
 
-def _multiplier(bits: dict[str, int], *, is_signed: bool) -> str:
-    act = "act" if is_signed else "1'b0, act"
-    act_rest = 18 - bits["act"] - (not is_signed)
+def _block_multiplier(bits: dict[str, int], act: str) -> str:
+    is_unsigned = act == "unsigned_act"
+    act_rest = 18 - bits[act] - is_unsigned
     weight_rest = 18 - bits["weight"]
     low = act_rest + weight_rest
     pins = [f".{name.upper()}{i}({name}[{i}])" for name, n in (("a", 18), ("b", 18), ("p", 36))
             for i in range(n)]  # fmt: skip
-    return _MULTIPLIER.format(
-        act_top=bits["act"] - 1,
+    return _BLOCK.format(
+        act=act,
+        act_top=bits[act] - 1,
         weight_top=bits["weight"] - 1,
         product_top=bits["product"] - 1,
-        act=act,
+        operand=f"1'b0, {act}" if is_unsigned else act,
         act_rest=act_rest,
         weight_rest=weight_rest,
         high=low + bits["product"] - 1,

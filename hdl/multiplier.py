@@ -26,6 +26,11 @@ from hdl.module import Part, flags
 _LOWEST = (0, 3)
 
 
+def act_name(config: AcceleratorConfig) -> str:
+    """Return the name of a multiplier's input for the activation, which says what it is."""
+    return "unsigned_act" if config.act_sign == "unsigned" else "act"
+
+
 def signed_operand(config: AcceleratorConfig, act: Value) -> Value:
     """Return an activation as a multiplier takes it, in two's complement.
 
@@ -53,7 +58,7 @@ class BlockMultiplier(Part):
     The tools map `*` to such a block, and the product register into it.
 
     Members:
-        act: activation, `operand_bits` wide.
+        act or unsigned_act: activation, `operand_bits` wide.
         weight*: weight code; numbered where several columns share the block.
         product*: register, loads in every cycle.
     """
@@ -63,7 +68,7 @@ class BlockMultiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.operand_bits),
+                act_name(config): In(config.operand_bits),
                 **{name: In(config.weight_bits) for name in lane_names(config, "weight")},
                 **{name: Out(config.product_bits) for name in lane_names(config, "product")},
             },
@@ -74,7 +79,7 @@ class BlockMultiplier(Part):
         """Multiply once, whatever the number of weights."""
         m = self.new_module()
         bits = self.config.product_bits
-        operand = signed_operand(self.config, self.act)
+        operand = signed_operand(self.config, getattr(self, act_name(self.config)))
         weights, products = (
             [getattr(self, member) for member in lane_names(self.config, name)]
             for name in ("weight", "product")
@@ -104,7 +109,7 @@ class TableMultiplier(Part):
     product's lowest `product_bits`.
 
     Members:
-        act: activation, `operand_bits` wide.
+        act or unsigned_act: activation, `operand_bits` wide.
         weight: weight code.
         product: register, loads in every cycle.
     """
@@ -114,7 +119,7 @@ class TableMultiplier(Part):
         super().__init__(
             "trilat_multiplier",
             {
-                "act": In(config.operand_bits),
+                act_name(config): In(config.operand_bits),
                 "weight": In(config.weight_bits),
                 "product": Out(config.product_bits),
             },
@@ -125,7 +130,7 @@ class TableMultiplier(Part):
         """Build a row for every two bits of the narrower operand, and add them up."""
         m = self.new_module()
         config = self.config
-        act = signed_operand(config, self.act)
+        act = signed_operand(config, getattr(self, act_name(config)))
         if len(self.weight) <= len(act):
             multiplicand, span, multiplier = act, config.operand_span, self.weight
         else:
@@ -207,6 +212,9 @@ class TableMultiplier(Part):
             m.d.comb += [negative.eq(high ^ both), following.eq(high | both)]
         if len(bits) == 1:
             double = zero
-        chosen = Mux(single, once[used], Mux(double, twice[used], 0))
-        m.d.comb += row.eq(chosen ^ negative.replicate(len(row)))
+        chosen = Signal.like(row, name=f"chosen_{number}")
+        m.d.comb += [
+            chosen.eq(Mux(single, once[used], Mux(double, twice[used], 0))),
+            row.eq(chosen ^ negative.replicate(len(row))),
+        ]
         return row, negative, following

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import multiplier
+from hdl.multiplier import act_name, multiplier
 
 
 class Accumulator(Part):
@@ -88,7 +88,7 @@ class OutputStationaryElement(Part):
         """Build the PE."""
         m = self.new_module()
         product = Signal(self.config.product_bits, name="product")
-        pins = {"act": self.act, "weight": self.weight, "product": product}
+        pins = {act_name(self.config): self.act, "weight": self.weight, "product": product}
         place(self, m, "multiplier", self.multiplier, **pins)
         m.d.data += [
             self.act.eq(self.act_in),

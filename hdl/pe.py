@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import lane_names
+from hdl.multiplier import act_name, lane_names
 
 
 class ProcessingElement(Part):
@@ -62,7 +62,7 @@ class ProcessingElement(Part):
             self.swap.eq(self.swap_in),
             self.load.eq(self.load_in),
         ]
-        pins: dict[str, Value] = {"act": self.act}
+        pins: dict[str, Value] = {act_name(self.config): self.act}
         for lane, loading in enumerate(self._lanes("weight_loading")):
             active = Signal(len(loading), name=lane_names(self.config, "weight_active")[lane])
             with m.If(self.load_in):
