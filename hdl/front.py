@@ -320,8 +320,11 @@ class Front(Part):
         with m.If(end_tile):
             m.d.sync += rest.eq(rows - 1)
         room, open_next, starting_next = flags("room", "tile_open_next", "tile_starts_next")
+        k_covers_rows, left_covers_rest = flags("k_covers_rows", "left_covers_rest")
         m.d.comb += [
-            room.eq(Mux(end_tile, next_k >= rows, Mux(is_open, k_left >= rest, next_k >= rest))),
+            k_covers_rows.eq(next_k >= rows),
+            left_covers_rest.eq(k_left >= rest),
+            room.eq(Mux(end_tile, k_covers_rows, Mux(is_open, left_covers_rest, next_k >= rest))),
             open_next.eq(self._take_header | (is_open & ~end_tile)),
             starting_next.eq(Mux(accept, last_k, starting)),
         ]

@@ -151,8 +151,9 @@ class TableMultiplier(Part):
                 # Nothing is added to the lowest bit: it is of the product already.
                 done.append(Signal(name="lowest"))
                 m.d.comb += done[0].eq(multiplier[0] & multiplicand[0])
-                negative &= ~done[0]
-                left = total[1:]
+                adjusted = Signal(name="adjusted")
+                m.d.comb += adjusted.eq(negative & ~done[0])
+                negative, left = adjusted, total[1:]
             # The lowest bit carries into the next one where the digit is negative.
             added = Signal(width + (1 if low else 0), name=f"partial_{low // 2}")
             left, right = (Cat(negative, value)[: len(added)].as_signed() for value in (left, row))

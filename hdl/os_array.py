@@ -108,8 +108,8 @@ class OutputStationaryColumn(Part):
             groups = [sums[i : i + 4] for i in range(0, len(sums), 4)]
             taken = [Signal.like(self.psum, name=f"sum_{level}_{i}") for i in range(len(groups))]
             m.d.data += [
-                register.eq(_one_of(group, index))
-                for register, group in zip(taken, groups, strict=True)
+                register.eq(_one_of(m, group, index, f"upper_{level}_{i}"))
+                for i, (register, group) in enumerate(zip(taken, groups, strict=True))
             ]
             if len(taken) > 1:
                 following = Signal(len(index) - 2, name=f"row_{level}")
@@ -119,11 +119,15 @@ class OutputStationaryColumn(Part):
         return sums[0]
 
 
-def _one_of(values: Sequence[Value], index: Value) -> Value:
-    """Return the value at `index`, which is below their number where it matters."""
+def _one_of(m: Module, values: Sequence[Value], index: Value, name: str) -> Value:
+    """Return the value at `index`, which is below their number where it matters.
+
+    `name` is that of a net for the upper two of more than two values.
+    """
     if len(values) == 1:
         return values[0]
-    # Pairs by bit 0, then the pairs by bit 1.
-    pairs = [Mux(index[0], *reversed(values[i : i + 2])) if i + 1 < len(values) else values[i]
-             for i in range(0, len(values), 2)]  # fmt: skip
-    return pairs[0] if len(pairs) == 1 else Mux(index[1], pairs[1], pairs[0])
+    if len(values) == 2:
+        return Mux(index[0], values[1], values[0])
+    upper = Signal.like(values[0], name=name)
+    m.d.comb += upper.eq(_one_of(m, values[2:], index, name))
+    return Mux(index[1], upper, Mux(index[0], values[1], values[0]))

@@ -134,7 +134,7 @@ def test_the_folder_is_the_same_in_another_process(files: dict[str, str], tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == f"wrote folder {target}, configuration {SMALL.config_hash()}\n"
     assert {path.name: path.read_text() for path in target.iterdir()} == files
-    assert files.keys() == FILES - {ECP5_FILE}
+    assert files.keys() == FILES
     assert list(target.parent.iterdir()) == [target]
     for name, text in files.items():
         assert str(Path.home()) not in text and "/tmp" not in text, name
@@ -144,7 +144,7 @@ def test_modules_for_the_ecp5_fit_in(tmp_path: Path) -> None:
     script = []
     for name, config in CONFIGS.items():
         files = bundle(config)
-        has_one = config.is_os or (config.uses_dsp and config.dsp_pack == 1)
+        has_one = config.is_os or config.dsp_pack == 1
         assert has_one is (ECP5_FILE in files) is (ECP5_FILE in files["synth.ys"])
         assert has_one is (ECP5_FILE in files["README.md"])
         if has_one:
@@ -166,7 +166,7 @@ def test_the_folder_is_replaced_unless_it_is_used(
     assert main([*arguments, "-o", str(target)]) == 0
     (target / "build_icarus").mkdir()
     assert main([*arguments, "--clock-ns", "4", "-o", str(target)]) == 0
-    assert {path.name for path in target.iterdir()} == FILES - {ECP5_FILE}
+    assert {path.name for path in target.iterdir()} == FILES
     assert "-period 4.000 " in (target / f"{TOP}.xdc").read_text()
     assert "-period 4.000 " in (target / f"{TOP}.sdc").read_text()
     (target / "mine.txt").write_text("mine")
