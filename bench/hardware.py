@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,15 +22,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.array_clock import PLAIN_TOP, TOP, array_verilog, plain_verilog
-from bench.hardware_cases import SIZE, Case, cases, plain_pe
+from bench.hardware_cases import SIZE, Case, cases, plain_pe, protected_designs
+from bench.hardware_clocks import measure_clocks
 from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.families import FAMILIES, Family
 from hdl.gen import generate
 from hdl.mapping import MappedModule, instances, map_modules, split_modules
 from hdl.netlist_check import MismatchError
-from hdl.pnr import require_installed, route, router_of
+from hdl.pnr import require_installed, router_of
 from hdl.registers import CORE
 from hdl.synth import synthesize
 from trilat.errors import InputError, run_command
@@ -87,23 +86,6 @@ class ProtectionResult:
     def percent(self) -> float:
         """What protection adds."""
         return 100 * (self.protected / self.unprotected - 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClockResult:
-    """Clocks of an array and of its plain counterpart after routing, MHz, one a seed."""
-
-    name: str
-    target_mhz: float
-    seeds: int
-    fmax_mhz: tuple[float, ...]
-    plain_mhz: tuple[float, ...]
-    bar_mhz: float
-
-    @property
-    def met(self) -> bool:
-        """Whether the median reaches the bar."""
-        return statistics.median(self.fmax_mhz) >= self.bar_mhz
 
 
 def measure(case: Case, family: Family, cache: Path, advance: Advance) -> Result:
@@ -187,60 +169,6 @@ def measure_protection(
     )
 
 
-def measure_clock(
-    case: Case, seeds: int, target_mhz: float, cache: Path, progress: TerminalProgress
-) -> ClockResult:
-    """Place and route an array and its plain counterpart, each alone, flat, on ecp5."""
-    assert case.mhz_bar is not None
-
-    def clocks(verilog: str, top: str) -> tuple[float, ...]:
-        return route(
-            verilog,
-            family="ecp5",
-            top=top,
-            seeds=seeds,
-            target_mhz=target_mhz,
-            use_dsp=case.config.uses_dsp,
-            cache=cache,
-            progress=progress,
-        ).fmax_mhz
-
-    return ClockResult(
-        name=case.name,
-        target_mhz=target_mhz,
-        seeds=seeds,
-        fmax_mhz=clocks(array_verilog(case.config), TOP),
-        plain_mhz=clocks(plain_verilog(case.config, plain_pe(case), case.acc_bits), PLAIN_TOP),
-        bar_mhz=case.mhz_bar,
-    )
-
-
-def clock_table(results: Sequence[ClockResult]) -> Table:
-    """Return the clocks after routing as a terminal table."""
-    title = f"{SIZE}x{SIZE} array alone on ecp5 after routing, MHz: median (range) over seeds"
-    result = Table(title=title, title_justify="left")
-    columns = ("array", "target", "seeds", "clock", "plain clock", "ratio", "bar", "met")
-    for number, name in enumerate(columns):
-        result.add_column(name, justify="left" if number == 0 else "right")
-
-    def spread(clocks: Sequence[float]) -> str:
-        return f"{statistics.median(clocks):.1f} ({min(clocks):.1f} to {max(clocks):.1f})"
-
-    for row in results:
-        ratio = statistics.median(row.fmax_mhz) / statistics.median(row.plain_mhz)
-        result.add_row(
-            row.name,
-            f"{row.target_mhz:g}",
-            str(row.seeds),
-            spread(row.fmax_mhz),
-            spread(row.plain_mhz),
-            f"{ratio:.2f}",
-            f"{row.bar_mhz:g} MHz",
-            "yes" if row.met else "NO",
-        )
-    return result
-
-
 def table(results: Sequence[Result]) -> Table:
     """Return the arrays as a terminal table."""
     title = f"per PE of an {SIZE}x{SIZE} array (LUT of these as shift register / FF / DSP)"
@@ -298,7 +226,7 @@ def main_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pnr",
         action="store_true",
-        help="also the clock after routing, several minutes a seed (pip install 'trilat[pnr]')",
+        help="also clocks after routing, minutes to an hour a seed (pip install 'trilat[pnr]')",
     )
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of --pnr")
     parser.add_argument("--mhz", type=float, default=200.0, help="target clock of --pnr")
@@ -319,7 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 require_installed(router_of("ecp5"))
             data = _run(quick=arguments.quick, cache=arguments.cache)
             if arguments.pnr:
-                data["clocks"] = _clocks(arguments.seeds, arguments.mhz, arguments.cache)
+                data |= measure_clocks(
+                    arguments.seeds, arguments.mhz, arguments.cache, TerminalProgress()
+                )
             if arguments.json is not None:
                 write_json(arguments.json, data)
         except OSError as error:
@@ -353,27 +283,10 @@ def _run(*, quick: bool, cache: Path) -> dict[str, Any]:
     }
 
 
-def _clocks(seeds: int, target_mhz: float, cache: Path) -> list[dict[str, Any]]:
-    progress = TerminalProgress()
-    routed = [case for case in cases() if case.mhz_bar is not None]
-    results = [measure_clock(case, seeds, target_mhz, cache, progress) for case in routed]
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    console.print(clock_table(results))
-    console.print(
-        f"{router_of('ecp5').device}, out of context: columns and skews without lanes, streams or "
-        "AXI4-Lite, paths through ports not counted"
-    )
-    return [asdict(row) | {"met": row.met} for row in results]
-
-
 def _protections(
     families: Sequence[Family], cache: Path, progress: TerminalProgress
 ) -> list[ProtectionResult]:
-    designs = [
-        ("int8, LUT", AcceleratorConfig(mult="lut", bounds="layer"), 3.0),
-        ("int8, DSP", AcceleratorConfig(mult="dsp", bounds="layer"), None),
-        ("int4, LUT", AcceleratorConfig(act_bits=4, weight_bits=4, bounds="layer"), None),
-    ]
+    designs = protected_designs()
     results = []
     with progress.task("protection", len(families) * len(designs)) as advance:
         for family in families:

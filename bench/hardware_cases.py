@@ -162,3 +162,12 @@ def plain_pe(case: Case) -> str:
     return (PLAIN_OS if case.config.is_os else PLAIN_WS).format(
         act=case.config.act_bits, weight=case.config.weight_bits, acc=case.acc_bits
     )
+
+
+def protected_designs() -> list[tuple[str, AcceleratorConfig, float | None]]:
+    """Return name, unprotected 16x16 array and most LUTs that protection may add, in percent."""
+    return [
+        ("int8, LUT", AcceleratorConfig(mult="lut", bounds="layer"), 3.0),
+        ("int8, DSP", AcceleratorConfig(mult="dsp", bounds="layer"), None),
+        ("int4, LUT", AcceleratorConfig(act_bits=4, weight_bits=4, bounds="layer"), None),
+    ]
