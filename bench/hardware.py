@@ -226,7 +226,7 @@ def main_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pnr",
         action="store_true",
-        help="also clocks after routing, minutes to an hour a seed (pip install 'trilat[pnr]')",
+        help="also clocks after routing, several minutes a seed (pip install 'trilat[pnr]')",
     )
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of --pnr")
     parser.add_argument("--mhz", type=float, default=200.0, help="target clock of --pnr")
