@@ -97,8 +97,6 @@ PARAMETERS = [("channel", "shift"), ("channel", "mult"), ("layer", "shift"), ("l
 )
 @pytest.mark.parametrize("m,tiles,raw", [(1, 2, True), (4, 2, True), (3, 3, False)])
 def test_every_register_in_drawn_cycles(dataflow, rows, cols, pack, bounds, requant, m, tiles, raw):
-    if dataflow == "os" and pack > 1:
-        pytest.skip("output-stationary arrays share no multipliers")
     config = AcceleratorConfig(
         dataflow=dataflow, rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=9,
         dsp_pack=pack, mult="dsp" if pack > 1 else "auto", psum_depth=5, protect="zero",
@@ -192,8 +190,6 @@ def test_several_faults_at_once(data, seed):
 @pytest.mark.parametrize("mult,pack", [("lut", 1), ("dsp", 1), ("dsp", 2), ("dsp", 3)])
 @pytest.mark.parametrize("first", [0, 2])
 def test_least_operands_at_once(dataflow, mult, pack, first):
-    if dataflow == "os" and pack > 1:
-        return
     # The least that a register can hold, -4, times the least weight, -2, is no product of codes.
     config = AcceleratorConfig(
         dataflow=dataflow, rows=5, cols=6, act_bits=2, weight_bits=2, max_k=15, psum_depth=4,
