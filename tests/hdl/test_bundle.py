@@ -34,7 +34,7 @@ CONFIGS = {
     "packed": AcceleratorConfig(
         rows=2, cols=4, act_bits=4, weight_bits=4, max_k=9, psum_depth=4, mult="dsp", dsp_pack=2
     ),
-    "os packed": AcceleratorConfig(
+    "os_packed": AcceleratorConfig(
         dataflow="os", rows=2, cols=4, max_k=9, protect="clip", mult="dsp", dsp_pack=2
     ),
     "wide": AcceleratorConfig(rows=5, cols=9, act_bits=8, weight_bits=2, psum_depth=16),
