@@ -87,9 +87,7 @@ class OutputStationaryColumn(Part):
                 act_in=self.act_in[row * bits : (row + 1) * bits],
                 valid_in=above["valid"],
                 first_in=above["first"],
-                **dict(
-                    zip(names["weight_in"], (above[n] for n in names["weight"]), strict=True)
-                ),
+                **dict(zip(names["weight_in"], (above[n] for n in names["weight"]), strict=True)),
             )
             if row == 0:
                 m.d.comb += [getattr(self, name).eq(out[name]) for name in markers]
