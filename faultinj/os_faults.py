@@ -25,18 +25,20 @@ def faulty_sums(
     hits = [beats_met(config, part.m, count, one, fault)[:, 0] for fault in faults]
     acc = (part.acts.astype(np.float64) @ part.weights.astype(np.float64)).astype(np.int64)
     spread = [hit[:, None] for hit in hits]
+    in_weights = {col for _, col in corruption.places("weight_skew", "pe_weight")}
     for row, group in _reached(config, part, faults):
         rows = np.flatnonzero(part.index == row)
         columns = np.flatnonzero(part.cols // config.dsp_pack == group)
         cols = part.cols[columns]
-        masks = {col: cols == col for col in np.unique(cols).tolist()}
+        masks = {col: cols == col for col in set(cols.tolist())}
         code = part.acts[rows]
         for stage in range(row + 1):
             code = corruption.applied(code, "skew", row, stage, hits)
         for left in range(group + 1):
             code = corruption.applied(code, "pe_activation", row, left * config.dsp_pack, hits)
         weight = part.weights[:, columns]
-        for col, mine in masks.items():
+        for col in in_weights.intersection(masks):
+            mine = masks[col]
             own = weight[:, mine]
             for stage in range(group + 1):
                 own = corruption.applied(own, "weight_skew", stage, col, spread)
