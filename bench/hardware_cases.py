@@ -138,6 +138,13 @@ def cases() -> list[Case]:
             dsp_bar={"xc7": 0.5},
         ),
         Case(
+            name="OS int8, DSP, 2 columns each",
+            config=config("os", 8, "dsp", 2),
+            acc_bits=24,
+            lut_bar={},
+            dsp_bar={"xc7": 0.5},
+        ),
+        Case(
             name="OS int4, LUT",
             config=config("os", 4, "lut"),
             acc_bits=16,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from faultinj.faults import RegisterFault
+from faultinj.products import products
 from faultinj.register_times import OPERANDS, beats_met, psum_words_met, weights_met
 from faultinj.tile_part import Corruption, TilePart
 from hdl.config import AcceleratorConfig
@@ -162,32 +163,7 @@ def _product(
         taken[:, :, columns] = corruption.applied(
             taken[:, :, columns], "weight_active", row, col, spread
         )
-    if config.dsp_pack > 1:
-        return _packed_product(config, part, operand, taken)
-    return wrap(operand * taken, config.product_bits)
-
-
-def _packed_product(
-    config: AcceleratorConfig, part: TilePart, operand: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Return the products that multiplier blocks shared by columns make, int64 (k, rows, n).
-
-    A product that its lane does not hold looks negative, and the next lane makes up for a borrow
-    that there was not.
-    """
-    bits = config.product_bits
-    product = operand * weights
-    if (product < 1 << (bits - 1)).all():
-        return product
-    wrapped = np.zeros_like(product)
-    for group in np.unique(part.cols // config.dsp_pack):
-        columns = np.flatnonzero(part.cols // config.dsp_pack == group)
-        lanes = (part.cols[columns] % config.dsp_pack) * bits
-        result = (product[:, :, columns] << lanes).sum(axis=2)
-        for column, low in zip(columns, lanes, strict=True):
-            borrow = (result >> (low - 1)) & 1 if low else 0
-            wrapped[:, :, column] = wrap((result >> low) + borrow, bits)
-    return wrapped
+    return products(config, part.cols, operand, taken)
 
 
 def _accumulated(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from faultinj.faults import RegisterFault
+from faultinj.products import products
 from faultinj.register_times import beats_met
 from faultinj.tile_part import Corruption, TilePart
 from hdl.config import AcceleratorConfig
@@ -24,28 +25,38 @@ def faulty_sums(
     hits = [beats_met(config, part.m, count, one, fault)[:, 0] for fault in faults]
     acc = (part.acts.astype(np.float64) @ part.weights.astype(np.float64)).astype(np.int64)
     spread = [hit[:, None] for hit in hits]
-    for row, col in _reached(config, part, faults):
-        rows, columns = np.flatnonzero(part.index == row), np.flatnonzero(part.cols == col)
+    in_weights = {col for _, col in corruption.places("weight_skew", "pe_weight")}
+    for row, group in _reached(config, part, faults):
+        rows = np.flatnonzero(part.index == row)
+        columns = np.flatnonzero(part.cols // config.dsp_pack == group)
+        cols = part.cols[columns]
+        masks = {col: cols == col for col in set(cols.tolist())}
         code = part.acts[rows]
         for stage in range(row + 1):
             code = corruption.applied(code, "skew", row, stage, hits)
-        for left in range(col + 1):
-            code = corruption.applied(code, "pe_activation", row, left, hits)
+        for left in range(group + 1):
+            code = corruption.applied(code, "pe_activation", row, left * config.dsp_pack, hits)
         weight = part.weights[:, columns]
-        for stage in range(col + 1):
-            weight = corruption.applied(weight, "weight_skew", stage, col, spread)
-        for upper in range(row + 1):
-            weight = corruption.applied(weight, "pe_weight", upper, col, spread)
-        product = wrap(code[:, :, None] * weight, config.product_bits)
-        product = corruption.applied(product, "product", row, col, spread)
-        acc[np.ix_(rows, columns)] = _accumulated(config, corruption, product, row, col, hits)
+        for col in in_weights.intersection(masks):
+            mine = masks[col]
+            own = weight[:, mine]
+            for stage in range(group + 1):
+                own = corruption.applied(own, "weight_skew", stage, col, spread)
+            for upper in range(row + 1):
+                own = corruption.applied(own, "pe_weight", upper, col, spread)
+            weight[:, mine] = own
+        product = products(config, cols, code[:, :, None], weight)
+        for col, mine in masks.items():
+            own = corruption.applied(product[:, :, mine], "product", row, col, spread)
+            sums = _accumulated(config, corruption, own, row, col, hits)
+            acc[np.ix_(rows, columns[mine])] = sums
     return acc
 
 
 def _reached(
     config: AcceleratorConfig, part: TilePart, faults: Sequence[RegisterFault]
 ) -> list[tuple[int, int]]:
-    """Return the PEs whose sums a fault can change, of those that the part has."""
+    """Return (row, group of columns) of sums that a fault can change, of those that there are."""
     present = (set(part.index.tolist()), set(part.cols.tolist()))
     places: set[tuple[int, int]] = set()
     for fault in faults:
@@ -55,7 +66,7 @@ def _reached(
         elif fault.register in ("weight_skew", "pe_weight"):
             rows = range(0 if fault.register == "weight_skew" else fault.row, config.rows)
         places |= {(r, c) for r in rows for c in cols if r in present[0] and c in present[1]}
-    return sorted(places)
+    return sorted({(row, config.col_group(col)) for row, col in places})
 
 
 def _accumulated(

@@ -124,7 +124,7 @@ def issue_cycles(
     """Return when the beats of output rows are read from the ring, int64 (rows, beats)."""
     beats = config.raw_beats if raw else 1
     if config.is_os:
-        first = k_tiles - 1 + config.cols + 4 + collector_levels(config)
+        first = k_tiles - 1 + config.col_groups + 4 + collector_levels(config)
     else:
         period = k_tile_period(config, m)
         first = (k_tiles - 1) * period + config.rows + config.col_groups + 4
@@ -149,7 +149,8 @@ def ring_met(
     if fault.cycle is None:
         return mine
     if config.is_os:
-        written = k_tiles - 1 + fault.row + fault.col + 5 + collector_levels(config)
+        group = config.col_group(fault.col)
+        written = k_tiles - 1 + fault.row + group + 5 + collector_levels(config)
     else:
         period = k_tile_period(config, m)
         written = (k_tiles - 1) * period + fault.row + config.rows + config.col_groups + 4

@@ -67,7 +67,7 @@ def _registers(config: AcceleratorConfig, job: TileJob) -> Iterator[tuple[np.nda
         yield job.weights, config.weight_bits, config.rows
         for acts in checked:
             products = acts[:, None] * job.weights
-            yield acts, config.operand_bits, config.cols
+            yield acts, config.operand_bits, config.col_groups
             yield products, config.product_bits, 1
             yield wrap(products.cumsum(axis=0), config.acc_bits), config.acc_bits, 1
         return

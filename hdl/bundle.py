@@ -202,10 +202,10 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
     }
     if config.is_os:
         constants["L"] = collector_levels(config)
-        period, latency = "1", f"C + L + {4 + requantize_latency(config)}"
-        registers |= {"accumulator of PE(r, c)": "t + r + c + 4"}
+        period, latency = "1", f"C{step} + L + {4 + requantize_latency(config)}"
+        registers |= {"accumulator of PE(r, c)": f"t + r + c{step} + 4"}
         start = "max(a(n-1) + K(n-1), p(n) + 2, e(n-1) + M(n-1) - K(n) + 1)"
-        last_row, first_start = "max(e(n) + C + L + 4, d(n-1) + 1)", "W + 1"
+        last_row, first_start = f"max(e(n) + C{step} + L + 4, d(n-1) + 1)", "W + 1"
     else:
         period, latency = "max(M, R, 3)", f"R + C{step} + {4 + requantize_latency(config)}"
         registers |= {

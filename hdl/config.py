@@ -61,8 +61,7 @@ class AcceleratorConfig:
         mult: multipliers: ``dsp``, a product that the tools put into a multiplier block; ``lut``,
             recoded in lookup tables; ``auto``, blocks for products of 12 bits or more.
         dsp_pack: neighbouring columns whose products one multiplier block makes at a time; they
-            then run in step, and a flip in their common activation register meets all of them
-            (weight-stationary arrays).
+            then run in step, and a flip in their common activation register meets all of them.
         act_sign: sign convention of the activations: ``runtime``, chosen per output tile;
             ``unsigned`` or ``signed`` alone saves the sign's way through the array and a bit of
             the multipliers, and refuses all else.
@@ -127,8 +126,6 @@ class AcceleratorConfig:
             self._check_pack()
 
     def _check_pack(self) -> None:
-        if self.is_os:
-            raise InputError(f"dsp_pack {self.dsp_pack} needs dataflow ws")
         if not self.uses_dsp:
             raise InputError(f"dsp_pack {self.dsp_pack} needs products in multiplier blocks: "
                              "mult dsp")  # fmt: skip

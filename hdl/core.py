@@ -199,8 +199,13 @@ class Core(Part):
         if config.is_os:
             # Each lane writes its ring in its own column's time: nothing has to be aligned.
             return [
-                {"psum": c["psum"], "write_ring": c["write"], "ring_write": c["slot"]}
-                for c in columns
+                {
+                    "psum": column["psum"].word_select(lane, config.acc_bits),
+                    "write_ring": column["write"],
+                    "ring_write": column["slot"],
+                }
+                for column in columns
+                for lane in range(config.dsp_pack)
             ]
         psums: Value = Cat(column["psum"] for column in columns)
         if config.col_groups > 1:

@@ -246,7 +246,8 @@ def _estimate(cost: Cost, of: AcceleratorConfig, rows: int, cols: int) -> dict[s
         if "_pe_" in module.name:
             factor = pes
         else:
-            factor = columns if module.count == of.cols and of.cols > 1 else edges
+            by_column = module.count > 1 and module.count in (of.cols, of.col_groups)
+            factor = columns if by_column else edges
         for name in RESOURCES:
             found[name] += factor * module.count * getattr(module, name)
     for change in cost.changes:

@@ -158,7 +158,7 @@ class Drain(Part):
             m.d.sync += [self.row.eq(0), rows_left.eq(add_rows)]
         # To the first column's ring, and from there to that of the last one.
         levels = collector_levels(self.config)
-        line = Signal(levels + self.config.cols, name="collected_line")
+        line = Signal(levels + self.config.col_groups, name="collected_line")
         m.d.sync += line.eq(Cat(collecting, line[:-1]))
         m.d.comb += self.write.eq(line[levels - 1] if levels else collecting)
         self._step(m, self.slot, self.write)

@@ -141,7 +141,7 @@ def config_parser() -> argparse.ArgumentParser:
         "weight-bits": "width of a weight code, 2..8",
         "max-k": "longest reduction that the accumulators hold exactly",
         "psum-depth": "rows of an output tile (M) that the psum buffer holds (ws)",
-        "dsp-pack": "columns whose products one multiplier block makes (ws)",
+        "dsp-pack": "columns whose products one multiplier block makes",
     }
     for name, help_text in integers.items():
         default = getattr(defaults, name.replace("-", "_"))

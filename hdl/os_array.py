@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
+from hdl.multiplier import lane_names
 from hdl.os_pe import OutputStationaryElement
 
 
@@ -27,12 +28,15 @@ class OutputStationaryColumn(Part):
     PE `row` holds its complete sum; `psum` has that sum `hdl.schedule.collector_levels` cycles
     later, and in that cycle `write` and `slot` say whether and where the lane's ring takes it.
 
+    With `dsp_pack` columns to a multiplier block it is that many of them, running in step: one
+    multiplexer takes the sums of a row together.
+
     Members (element 0, the top row, in the lowest bits of a vector):
         act_in, act: activations from the column to the left, to the one to the right.
-        weight_in: weight for the top PE.
+        weight_in: weight for the top PE, the leftmost column's lowest.
         valid_in, first_in, valid, first: into the top PE, and from it to the next column.
         row_in, write_in, slot_in, row, write, slot: to the next column.
-        psum: the collected sum.
+        psum: the collected sum, the leftmost column's lowest.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -43,7 +47,7 @@ class OutputStationaryColumn(Part):
             "trilat_os_column",
             {
                 "act_in": In(config.rows * config.operand_bits),
-                "weight_in": In(config.weight_bits),
+                "weight_in": In(config.dsp_pack * config.weight_bits),
                 "valid_in": In(1),
                 "first_in": In(1),
                 "row_in": In(row_bits(config)),
@@ -55,7 +59,7 @@ class OutputStationaryColumn(Part):
                 "row": Out(row_bits(config)),
                 "write": Out(1),
                 "slot": Out(slots),
-                "psum": Out(config.acc_bits),
+                "psum": Out(config.dsp_pack * config.acc_bits),
             },
             has_reset=False,
             parts=(self.pe,),
@@ -68,8 +72,10 @@ class OutputStationaryColumn(Part):
         above: dict[str, Value] = {
             "valid": self.valid_in,
             "first": self.first_in,
-            "weight": self.weight_in,
         }
+        names = {n: lane_names(self.config, n) for n in ("weight_in", "weight", "acc")}
+        for lane, name in enumerate(names["weight"]):
+            above[name] = self.weight_in.word_select(lane, self.config.weight_bits)
         acts, sums = [], []
         bits = self.config.operand_bits
         for row in range(self.config.rows):
@@ -81,12 +87,12 @@ class OutputStationaryColumn(Part):
                 act_in=self.act_in[row * bits : (row + 1) * bits],
                 valid_in=above["valid"],
                 first_in=above["first"],
-                weight_in=above["weight"],
+                **dict(zip(names["weight_in"], (above[n] for n in names["weight"]), strict=True)),
             )
             if row == 0:
                 m.d.comb += [getattr(self, name).eq(out[name]) for name in markers]
             acts.append(out["act"])
-            sums.append(out["acc"])
+            sums.append(Cat(out[name] for name in names["acc"]))
             above = dict(out)
         m.d.data += [
             self.row.eq(self.row_in),

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, place
-from hdl.multiplier import act_name, multiplier
+from hdl.multiplier import act_name, lane_names, multiplier
 
 
 class Accumulator(Part):
@@ -50,15 +50,18 @@ class OutputStationaryElement(Part):
     high, the product alone while `first` is high too. Nothing is reset: a beat under way at a
     reset runs out of the array ahead of all that follows it, and `first` overwrites what it left.
 
+    With `dsp_pack` columns to a multiplier block it does so for each of them: what is marked with
+    * has a number behind its name then.
+
     Latency: `act_in` to `act` 1 cycle, to the product register 2, to `acc` 3. The markers of a
     beat are in `valid` and `first` together with its product.
 
     Members:
         act_in, act: activation, `operand_bits` wide; travels right.
-        weight_in, weight: weight code; travels down.
+        weight_in*, weight*: weight code; travels down.
         valid_in, valid: there is a beat, one cycle behind its operands; travels down.
         first_in, first: it is the first of its output tile; travels with `valid`.
-        acc: sum of the products so far.
+        acc*: sum of the products so far.
 
     Args:
         config: gives all widths.
@@ -71,14 +74,14 @@ class OutputStationaryElement(Part):
             "trilat_pe_os",
             {
                 "act_in": In(config.operand_bits),
-                "weight_in": In(config.weight_bits),
+                **{name: In(config.weight_bits) for name in lane_names(config, "weight_in")},
                 "valid_in": In(1),
                 "first_in": In(1),
                 "act": Out(config.operand_bits),
-                "weight": Out(config.weight_bits),
+                **{name: Out(config.weight_bits) for name in lane_names(config, "weight")},
                 "valid": Out(1),
                 "first": Out(1),
-                "acc": Out(config.acc_bits),
+                **{name: Out(config.acc_bits) for name in lane_names(config, "acc")},
             },
             has_reset=False,
             parts=(self.multiplier, self.accumulator),
@@ -87,23 +90,26 @@ class OutputStationaryElement(Part):
     def elaborate(self, platform: object) -> Module:
         """Build the PE."""
         m = self.new_module()
-        product = Signal(self.config.product_bits, name="product")
-        pins = {act_name(self.config): self.act, "weight": self.weight, "product": product}
-        place(self, m, "multiplier", self.multiplier, **pins)
-        m.d.data += [
-            self.act.eq(self.act_in),
-            self.weight.eq(self.weight_in),
-            self.valid.eq(self.valid_in),
-            self.first.eq(self.first_in),
-        ]
-        place(
-            self,
-            m,
-            "accumulator",
-            self.accumulator,
-            valid=self.valid,
-            first=self.first,
-            product=product,
-            acc=self.acc,
+        weights, products, sums, accumulators = (
+            lane_names(self.config, name) for name in ("weight", "product", "acc", "accumulator")
         )
+        pins: dict[str, Value] = {act_name(self.config): self.act}
+        pins |= {name: getattr(self, name) for name in weights}
+        pins |= {name: Signal(self.config.product_bits, name=name) for name in products}
+        place(self, m, "multiplier", self.multiplier, **pins)
+        m.d.data += self.act.eq(self.act_in)
+        for weight, weight_in in zip(weights, lane_names(self.config, "weight_in"), strict=True):
+            m.d.data += getattr(self, weight).eq(getattr(self, weight_in))
+        m.d.data += [self.valid.eq(self.valid_in), self.first.eq(self.first_in)]
+        for name, product, acc in zip(accumulators, products, sums, strict=True):
+            place(
+                self,
+                m,
+                name,
+                self.accumulator,
+                valid=self.valid,
+                first=self.first,
+                product=pins[product],
+                acc=getattr(self, acc),
+            )
         return m

@@ -51,6 +51,8 @@ _PE_REGISTERS = {
     "valid": "valid",
     "first": "first",
 }
+# Of them, those that columns which share a multiplier block have once: in their first column.
+_SHARED = ("pe_activation", "swap", "valid", "first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def register_slice(
             share an activation register: its column is their first. The control bits of a
             weight-stationary array travel beside it in one line (``valid``, ``first``, ``last``:
             row 0, the stage in `col`) or in the PEs of the first column of a group (``swap``); of
-            an output-stationary one in the PEs, but for ``last``, which is one bit (0, 0).
+            an output-stationary one in those PEs, but for ``last``, which is one bit (0, 0).
 
     Raises:
         InputError: there is no such class, or no such register in this configuration.
@@ -200,7 +202,9 @@ def _pe_place(config: AcceleratorConfig, register_class: str, row: int, col: int
     name, group = _PE_REGISTERS[register_class], col
     if config.dsp_pack > 1:
         group, lane = divmod(col, config.dsp_pack)
-        if register_class not in ("pe_activation", "swap"):
+        if register_class == "accumulator":  # an instance for each column
+            name = f"accumulator_{lane}.acc"
+        elif register_class not in _SHARED:
             name = f"{name}_{lane}"
         elif lane:
             count = (config.rows, 0)

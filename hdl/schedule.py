@@ -207,7 +207,7 @@ def _issue_latency(config: AcceleratorConfig) -> int:
     Output-stationary: from the last beat's until row 0 can.
     """
     if config.is_os:
-        return config.cols + 4 + collector_levels(config)
+        return config.col_groups + 4 + collector_levels(config)
     return config.rows + config.col_groups + 4
 
 

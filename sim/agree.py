@@ -70,6 +70,10 @@ CONFIGURATIONS = {
     "os 4x5 a8w4 clip, layer": AcceleratorConfig(
         dataflow="os", rows=4, cols=5, weight_bits=4, max_k=70, protect="clip", bounds="layer"
     ),
+    "os 3x8 a3w3 zero, packed": AcceleratorConfig(
+        dataflow="os", rows=3, cols=8, act_bits=3, weight_bits=3, max_k=40, protect="zero",
+        mult="dsp", dsp_pack=4,
+    ),
     "os 16x16 a8w8": AcceleratorConfig(dataflow="os"),
     "os 16x16 a4w4 clip input": AcceleratorConfig(
         dataflow="os", act_bits=4, weight_bits=4, protect="clip", protect_place="input"

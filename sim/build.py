@@ -35,10 +35,10 @@ _HARNESS_PORTS = (
 # Where the registers of hdl.registers are: (module, variable); `_?` where a PE serves several
 # columns.
 _REGISTERS = (
-    *(("trilat_pe_*", name) for name in ("act", "weight", "swap", "valid", "first")),
+    *(("trilat_pe_*", name) for name in ("act", "swap", "valid", "first")),
     *(
         ("trilat_pe_*", name + number)
-        for name in ("psum", "weight_loading", "weight_active")
+        for name in ("psum", "weight_loading", "weight_active", "weight")
         for number in ("", "_?")
     ),
     *(("trilat_multiplier", name) for name in ("product", "product_?")),

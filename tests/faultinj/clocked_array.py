@@ -166,7 +166,7 @@ def is_code(config: AcceleratorConfig, name: str, row: int, col: int) -> bool:
 
 
 def products(config: AcceleratorConfig, act: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What the multipliers of a weight-stationary array make, (rows, cols); int64."""
+    """What the multipliers make of a register of each group and a weight of each column; int64."""
     bits, pack = config.product_bits, config.dsp_pack
     made = np.zeros(weights.shape, np.int64)
     for row, col in np.ndindex(*weights.shape):
@@ -289,17 +289,19 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
 
 
 def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, faults, first: int):
-    rows, cols, count = config.rows, config.cols, job.acts.shape[1]
+    rows, cols, groups, count = config.rows, config.cols, config.col_groups, job.acts.shape[1]
+    group = np.arange(cols) // config.dsp_pack
     levels = collector_levels(config)
     start = -(word_count(config) + 1)
     lanes = Lanes(config, job, start, first)
     codes = np.zeros((rows, count), np.int64)
     codes[: job.m] = acts
     skew = [np.zeros(r + 1, np.int64) for r in range(rows)]
-    wskew = [np.zeros(c + 1, np.int64) for c in range(cols)]
-    act, weight, product, sums = (np.zeros((rows, cols), np.int64) for _ in range(4))
+    wskew = [np.zeros(g + 1, np.int64) for g in group]
+    act = np.zeros((rows, groups), np.int64)
+    weight, product, sums = (np.zeros((rows, cols), np.int64) for _ in range(3))
     collected: dict[tuple[int, int], int] = {}
-    distance = np.add.outer(np.arange(rows), np.arange(cols))
+    distance = np.add.outer(np.arange(rows), group)
 
     def write(fault) -> None:
         width = register_slice(config, fault.register, fault.row, fault.col).bits
@@ -311,9 +313,10 @@ def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
             skew[r][c] = faulty(skew[r][c], fault, width, signed)
         elif name == "weight_skew":
             wskew[c][r] = faulty(wskew[c][r], fault, width, signed)
+        elif name == "pe_activation":
+            act[r, group[c]] = faulty(act[r, group[c]], fault, width, signed)
         else:
-            table = {"pe_activation": act, "pe_weight": weight, "product": product,
-                     "accumulator": sums}[name]  # fmt: skip
+            table = {"pe_weight": weight, "product": product, "accumulator": sums}[name]
             table[r, c] = faulty(table[r, c], fault, width, signed)
 
     end = count + job.m * (config.raw_beats if job.raw else 1) + cols + levels + 16
@@ -322,20 +325,20 @@ def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
             write(fault)
         for r in range(job.m):
             for c in range(cols):
-                if cycle == count - 1 + r + c + 4:
+                if cycle == count - 1 + distance[r, c] + 4:
                     collected[r, c] = int(sums[r, c])
         ring = [
             (r, c, collected[r, c], c == cols - 1)
             for r in range(job.m)
             for c in range(cols)
-            if cycle == count - 1 + r + c + 4 + levels
+            if cycle == count - 1 + distance[r, c] + 4 + levels
         ]
         lanes.step(cycle, ring)
         arriving = cycle - (distance + 3)
         valid, first = (arriving >= 0) & (arriving < count), arriving == 0
         added = as_word(np.where(first, 0, sums) + product, config.acc_bits)
         sums = np.where(valid, added, sums)
-        product = as_word(act * weight, config.product_bits)
+        product = products(config, act, weight)
         act = np.column_stack([[skew[r][-1] for r in range(rows)], act[:, :-1]])
         weight = np.vstack([[wskew[c][-1] for c in range(cols)], weight[:-1]])
         now = 0 <= cycle < count

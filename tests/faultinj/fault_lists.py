@@ -56,7 +56,7 @@ def codes_of(network, count, seed=0):
 
 def design(
     make, kind, *, dataflow="ws", rows=3, cols=4, bits=8, seed=1, images=5, bounds="channel",
-    requant="shift",
+    requant="shift", pack=1,
 ):  # fmt: skip
     """(network, accelerator, image codes, protection) with bounds from other images."""
     network = NETWORKS[make](seed=seed, weight_bits=bits, act_bits=bits)
@@ -67,6 +67,7 @@ def design(
     config = AcceleratorConfig(
         dataflow=dataflow, rows=rows, cols=cols, act_bits=bits, weight_bits=bits, max_k=128,
         psum_depth=10, protect=kind, bounds=bounds, requant=requant,
+        mult="dsp" if pack > 1 else "auto", dsp_pack=pack,
     )  # fmt: skip
     return network, config, codes_of(network, images), protection
 

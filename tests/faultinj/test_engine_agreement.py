@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""10,000 random experiments over all sites and kinds: the fault engine against brute force.
+"""12,000 random experiments over all sites and kinds: the fault engine against brute force.
 
 `pytest -m nightly -s tests/faultinj/test_engine_agreement.py` prints the counts.
 """
@@ -16,13 +16,14 @@ from fault_lists import NETWORKS, design, random_experiments
 from faultinj.engine import run_faults
 from faultinj.faults import MemoryFault, WeightFault
 
-# (protection, array) of each network; 15 x 668 = 10,020 experiments.
+# (protection, array) of each network; 18 x 668 = 12,024 experiments.
 DESIGNS = [
     ("none", {"dataflow": "ws", "rows": 3, "cols": 4}),
     ("clip", {"dataflow": "os", "rows": 4, "cols": 3}),
     ("zero", {"dataflow": "ws", "rows": 5, "cols": 2}),
     ("clip", {"dataflow": "ws", "rows": 4, "cols": 3, "requant": "mult"}),
     ("zero", {"dataflow": "os", "rows": 3, "cols": 4, "bounds": "layer"}),
+    ("clip", {"dataflow": "os", "rows": 4, "cols": 4, "pack": 2}),
 ]
 COUNT = 668
 SPARE = 3

@@ -29,7 +29,7 @@ def assert_same(one, other, index=slice(None)):
     "kind,array",
     [
         ("none", {}),
-        ("clip", {"dataflow": "os"}),
+        ("clip", {"dataflow": "os", "pack": 2}),
         ("zero", {"requant": "mult"}),
         ("zero", {"dataflow": "os", "bounds": "layer"}),
     ],
@@ -46,6 +46,28 @@ def test_equal_to_brute_force(make, kind, array):
         assert done.faulty_top1[number] == int(np.argmax(faulty)), experiment
         assert done.golden_top1[number] == int(np.argmax(golden)), experiment
     assert 0 < np.count_nonzero(done.logit_change) < len(experiments)
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_least_products_of_tiles_side_by_side(dataflow):
+    """Blocks of columns make what no product of codes is, in all tiles of a layer at once."""
+    network, config, codes, protection = design("plain", "none", dataflow=dataflow, pack=2)
+    weight = "pe_weight" if dataflow == "os" else "weight_active"
+    widest = max(network.gemms(), key=lambda node: len(node.bias) // node.groups)
+    assert len(widest.bias) > config.cols
+    experiment = tuple(
+        RegisterFault(
+            layer=widest.name, image=0, tile=None, register=register, row=0, col=col, cycle=None,
+            bits=bits, kind=kind,
+        )
+        for register, col, top in (("pe_activation", 0, 8), (weight, 0, 7), (weight, 2, 7))
+        for kind, bits in (("stuck1", (top,)), ("stuck0", tuple(range(top))))
+    )  # fmt: skip
+    done = run_faults(network, config, codes, [experiment], protection=protection)
+    golden, _ = brute_run(network, config, protection, codes[0].numpy(), ())
+    faulty, _ = brute_run(network, config, protection, codes[0].numpy(), experiment)
+    assert done.logit_change[0] == np.abs(faulty - golden).max() > 0
+    assert done.faulty_top1[0] == int(np.argmax(faulty))
 
 
 OFF = {

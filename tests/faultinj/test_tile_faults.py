@@ -21,6 +21,7 @@ from faultinj.faults import (
     to_json,
     written,
 )
+from faultinj.products import products
 from faultinj.register_times import ring_row
 from faultinj.tile_faults import predict
 from hdl.config import AcceleratorConfig
@@ -97,8 +98,6 @@ PARAMETERS = [("channel", "shift"), ("channel", "mult"), ("layer", "shift"), ("l
 )
 @pytest.mark.parametrize("m,tiles,raw", [(1, 2, True), (4, 2, True), (3, 3, False)])
 def test_every_register_in_drawn_cycles(dataflow, rows, cols, pack, bounds, requant, m, tiles, raw):
-    if dataflow == "os" and pack > 1:
-        pytest.skip("output-stationary arrays share no multipliers")
     config = AcceleratorConfig(
         dataflow=dataflow, rows=rows, cols=cols, act_bits=3, weight_bits=3, max_k=9,
         dsp_pack=pack, mult="dsp" if pack > 1 else "auto", psum_depth=5, protect="zero",
@@ -155,11 +154,12 @@ def test_every_class_corrupts_in_some_cycle(dataflow, bounds, requant):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data(), seed=st.integers(0, 10**6))
 def test_several_faults_at_once(data, seed):
-    rows, cols = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    rows, pack = data.draw(st.integers(1, 4)), data.draw(st.sampled_from([1, 1, 2, 3]))
+    bits = st.integers(2, 8 if pack == 1 else 4)
     config = AcceleratorConfig(
         dataflow=data.draw(st.sampled_from(["ws", "os"])),
-        rows=rows, cols=cols, act_bits=data.draw(st.integers(2, 8)),
-        weight_bits=data.draw(st.integers(2, 8)), max_k=16,
+        rows=rows, cols=pack * data.draw(st.integers(1, 4 // pack)), act_bits=data.draw(bits),
+        weight_bits=data.draw(bits), max_k=16, dsp_pack=pack, mult="dsp" if pack > 1 else "auto",
         protect=data.draw(st.sampled_from(["none", "clip", "zero"])),
         bounds=data.draw(st.sampled_from(["channel", "layer"])),
         requant=data.draw(st.sampled_from(["shift", "mult"])),
@@ -192,8 +192,6 @@ def test_several_faults_at_once(data, seed):
 @pytest.mark.parametrize("mult,pack", [("lut", 1), ("dsp", 1), ("dsp", 2), ("dsp", 3)])
 @pytest.mark.parametrize("first", [0, 2])
 def test_least_operands_at_once(dataflow, mult, pack, first):
-    if dataflow == "os" and pack > 1:
-        return
     # The least that a register can hold, -4, times the least weight, -2, is no product of codes.
     config = AcceleratorConfig(
         dataflow=dataflow, rows=5, cols=6, act_bits=2, weight_bits=2, max_k=15, psum_depth=4,
@@ -218,6 +216,24 @@ def test_least_operands_at_once(dataflow, mult, pack, first):
         for row in range(first, 5):
             faults += stuck(weight, row, col)
         assert assert_predicted(config, job, faults)
+
+
+@pytest.mark.parametrize("pack", [2, 3])
+def test_products_of_tiles_side_by_side_do_not_meet(pack):
+    config = AcceleratorConfig(cols=6, act_bits=2, weight_bits=2, mult="dsp", dsp_pack=pack)
+    rng = np.random.default_rng(pack)
+    # Of the second tile a fault reaches the last group, of the third one it is all of N.
+    cols = [np.arange(6), np.arange(6 - pack, 6), np.arange(pack)]
+    operands, weights = rng.integers(-4, 4, (50, 1)), rng.integers(-2, 2, (50, 6))
+    assert ((operands == -4) & (weights == -2)).any()
+    alone = [products(config, some, operands, weights[:, some]) for some in cols]
+    for some, made in zip(cols, alone, strict=True):
+        acts = np.broadcast_to(operands, (50, config.col_groups))
+        expected = clocked_array.products(config, acts, weights)[:, some]
+        np.testing.assert_array_equal(made, expected)
+    beside = np.concatenate(cols)
+    together = products(config, beside, operands, weights[:, beside])
+    np.testing.assert_array_equal(together, np.concatenate(alone, axis=1))
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "os"])

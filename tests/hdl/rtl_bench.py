@@ -67,6 +67,17 @@ CONFIGS = {
         dataflow="os", rows=18, cols=1, act_bits=3, weight_bits=5, max_k=40,
         protect="clip", protect_place="input",
     ),
+    "os 3x6 p": AcceleratorConfig(
+        dataflow="os", rows=3, cols=6, max_k=60, protect="clip", mult="dsp", dsp_pack=2
+    ),
+    "os 5x8 p": AcceleratorConfig(
+        dataflow="os", rows=5, cols=8, act_bits=3, weight_bits=3, max_k=40, protect="zero",
+        mult="dsp", dsp_pack=4,
+    ),
+    "os 1x3 p": AcceleratorConfig(
+        dataflow="os", rows=1, cols=3, act_bits=4, weight_bits=3, max_k=40, mult="dsp",
+        dsp_pack=3, act_sign="unsigned", bounds="layer",
+    ),
     # Fixed signs, and bounds per layer.
     "3x4 u": AcceleratorConfig(
         rows=3, cols=4, act_bits=5, weight_bits=8, max_k=40, psum_depth=6, act_sign="unsigned",
@@ -113,7 +124,7 @@ CONFIGS = {
         dataflow="os", rows=2, cols=1, max_k=40, requant="mult", bounds="layer", protect="clip"
     ),
 }  # fmt: skip
-PROBED = (CONFIGS["3x5"], CONFIGS["4x6"], CONFIGS["os 5x3"])
+PROBED = (CONFIGS["3x5"], CONFIGS["4x6"], CONFIGS["os 5x3"], CONFIGS["os 3x6 p"])
 
 
 def all_registers(config: AcceleratorConfig) -> list[tuple[str, int, int]]:
@@ -132,7 +143,9 @@ def all_registers(config: AcceleratorConfig) -> list[tuple[str, int, int]]:
     ]
     places += [("skew", row, stage) for row in rows for stage in range(row + 1)]
     if config.is_os:
-        return places + [("weight_skew", stage, col) for col in cols for stage in range(col + 1)]
+        return places + [
+            ("weight_skew", stage, col) for col in cols for stage in range(col // pack + 1)
+        ]
     last = (config.cols - 1) // pack
     places += [("deskew", stage, col) for col in cols for stage in range(last - col // pack)]
     return places

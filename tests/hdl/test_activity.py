@@ -14,7 +14,7 @@ COUNTED = ("pe_activation", "pe_weight", "product", "psum", "accumulator")
 DELAY = {"pe_activation": 2, "pe_weight": 2, "product": 3, "psum": 4, "accumulator": 4}
 
 
-@pytest.mark.parametrize("config", PROBED, ids=["one", "packed", "os"])
+@pytest.mark.parametrize("config", PROBED, ids=["one", "packed", "os", "os packed"])
 def test_toggles_are_those_of_the_simulated_registers(
     bench: Bench, config: AcceleratorConfig
 ) -> None:
@@ -40,7 +40,7 @@ def test_toggles_are_those_of_the_simulated_registers(
         assert register_toggles(config, job) == seen > 0
 
 
-@pytest.mark.parametrize("config", PROBED, ids=["one", "packed", "os"])
+@pytest.mark.parametrize("config", PROBED, ids=["one", "packed", "os", "os packed"])
 def test_activity_of_random_codes_is_one_and_of_equal_codes_low(config: AcceleratorConfig) -> None:
     rng = np.random.default_rng(1)
     config = replace(config, protect="none")

@@ -215,6 +215,7 @@ def as_primitive(cell):
         {"rows": 3, "cols": 2, "protect": "clip"},
         {"rows": 2, "cols": 3, "dataflow": "os", "mult": "lut"},
         {"rows": 2, "cols": 4, "mult": "dsp", "dsp_pack": 2},
+        {"rows": 2, "cols": 4, "dataflow": "os", "mult": "dsp", "dsp_pack": 2},
     ],
     ids=str,
 )

@@ -131,7 +131,18 @@ def test_which_multipliers_are_blocks(mult: str, bits: int, expected: bool) -> N
         ),
         ({"dsp_pack": 2, "cols": 5}, "cols 5 must be a multiple of dsp_pack 2"),
         ({"dsp_pack": 4}, "dsp_pack 4 needs an operand of 57 bits, more than 25"),
-        ({"dsp_pack": 2, "dataflow": "os"}, "dsp_pack 2 needs dataflow ws"),
+        (
+            {"dsp_pack": 2, "dataflow": "os", "act_bits": 4, "weight_bits": 4},
+            "dsp_pack 2 needs products in multiplier blocks: mult dsp",
+        ),
+        (
+            {"dsp_pack": 3, "dataflow": "os", "cols": 8},
+            "cols 8 must be a multiple of dsp_pack 3",
+        ),
+        (
+            {"dsp_pack": 4, "dataflow": "os", "act_bits": 4, "weight_bits": 4, "mult": "dsp"},
+            "dsp_pack 4 needs an operand of 29 bits, more than 25",
+        ),
     ],
 )
 def test_bad_multipliers_are_named(fields: dict[str, Any], message: str) -> None:

@@ -37,9 +37,10 @@ def module(name, count, lut, ff=0, dsp=0, bram36=0.0):
 
 
 def made_cost(config):
-    """Return a cost that grows as an array's does: PEs, lanes, edges and a constant."""
+    """Return a cost that grows as an array's does: PEs, columns, lanes, edges and a constant."""
     modules = (
         module("trilat_pe_p8", config.rows * config.cols, 100, ff=60, dsp=1),
+        module("trilat_os_column", config.col_groups, 200 * config.dsp_pack),
         module("trilat_lane", config.cols, 300, bram36=1.5),
         module("trilat_front", 1, 50 + 7 * config.rows, ff=200),
     )
@@ -71,11 +72,13 @@ def made_device(**capacity):
 
 
 @pytest.mark.parametrize("capacity", [{"lut": 20_000}, {"dsp": 220}, {"bram36": 9}, {"ff": 5_000}])
-@pytest.mark.parametrize("start", [(1, 1), (16, 16), (40, 64)])
-def test_the_largest_array_is_that_of_an_exhaustive_search(capacity, start):
+@pytest.mark.parametrize(
+    ("start", "pack"), [((1, 1), 1), ((16, 16), 1), ((40, 64), 1), ((1, 2), 2), ((40, 32), 2)]
+)
+def test_the_largest_array_is_that_of_an_exhaustive_search(capacity, start, pack):
     device = made_device(**capacity)
-    config = AcceleratorConfig(rows=start[0], cols=start[1])
-    sizes = [(r, c) for r in range(1, 65) for c in range(1, 65)]
+    config = AcceleratorConfig(rows=start[0], cols=start[1], dsp_pack=pack)
+    sizes = [(r, c) for r in range(1, 65) for c in range(pack, 65, pack)]
     fitting = [
         size
         for size in sizes
@@ -172,6 +175,10 @@ def test_register_bits_of_one_pe_by_hand():
     # Two columns in step have one activation register, and no deskew.
     two = replace(one, cols=2, mult="dsp", dsp_pack=2)
     assert array_register_bits(two) == 5 + 2 * (2 * 3 + 2 * one.product_bits) + 5 + 2 * 3
+    # Where sums stay, a weight, a product and a sum of each column.
+    kept = replace(two, dataflow="os", cols=4)
+    of_a_group = 5 + 2 * (3 + kept.product_bits + kept.acc_bits)
+    assert array_register_bits(kept) == 2 * of_a_group + 5 + 2 * 3 + 2 * 2 * 3
 
 
 @pytest.mark.parametrize(

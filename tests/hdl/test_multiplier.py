@@ -102,6 +102,7 @@ def test_every_pair_of_codes(tmp_path: Path, cases: list[tuple[int, int, str]]) 
         {"act_bits": 8, "weight_bits": 8, "mult": "lut", "dataflow": "os"},
         {"act_bits": 8, "weight_bits": 8, "mult": "dsp", "dsp_pack": 2},
         {"act_bits": 4, "weight_bits": 4, "mult": "dsp", "dsp_pack": 3},
+        {"act_bits": 8, "weight_bits": 8, "mult": "dsp", "dsp_pack": 2, "dataflow": "os"},
     ],
     ids=str,
 )

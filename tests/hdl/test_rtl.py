@@ -158,7 +158,8 @@ def assert_held(
     places = all_registers(config)
     for index, (name, row, col) in enumerate(places):
         if weights is not None and name in ("weight_skew", "pe_weight"):
-            cycle, value = (1 if name == "weight_skew" else 2 + col) + row, weights[col]
+            start = 1 if name == "weight_skew" else 2 + col // config.dsp_pack
+            cycle, value = start + row, weights[col]
         else:
             cycle, value = table(name, row, col, codes, products, sums, config.dsp_pack)
         bits = register_slice(config, name, row, col).bits
@@ -197,9 +198,11 @@ def test_registers_hold_what_the_table_says(
 
 
 @pytest.mark.parametrize("gap", [0, 30])
-def test_registers_of_an_output_stationary_array(bench: Bench, gap: int) -> None:
+@pytest.mark.parametrize("config", PROBED[2:], ids=["one", "packed"])
+def test_registers_of_an_output_stationary_array(
+    bench: Bench, config: AcceleratorConfig, gap: int
+) -> None:
     """As for the weight-stationary array; rows past M hold what their padding makes them."""
-    config = PROBED[2]
     jobs = random_jobs(config, 11)
     run = bench.run(config, jobs, seed=4, gap=gap)
     assert_equal(config, jobs, run)

@@ -42,7 +42,7 @@ from trilat.files import content_hash
 SMALLEST = AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=1, psum_depth=2)
 FIRST = (SMALLEST, replace(SMALLEST, dataflow="os"))
 # Kinds that are drawn in turn: dataflow, columns of a multiplier block.
-KINDS = (("os", (1,)), ("ws", (1,)), ("ws", (2, 3, 4)))
+KINDS = (("os", (1,)), ("ws", (1,)), ("os", (2, 3, 4)), ("ws", (2, 3, 4)))
 
 
 @st.composite

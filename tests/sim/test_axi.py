@@ -34,6 +34,7 @@ LARGE = (
     AcceleratorConfig(rows=16, cols=63, act_bits=3, weight_bits=3, mult="dsp", dsp_pack=3),
     AcceleratorConfig(dataflow="os", rows=64, cols=33, protect="zero", mult="lut"),
     AcceleratorConfig(dataflow="os", rows=1, cols=64, max_k=65535, protect="zero"),
+    AcceleratorConfig(dataflow="os", rows=9, cols=64, act_bits=2, mult="dsp", dsp_pack=2),
 )
 
 

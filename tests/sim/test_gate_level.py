@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,24 @@ def test_netlists(
 ) -> None:
     sim_cache.mkdir(parents=True, exist_ok=True)
     assert check_netlist(config(dataflow, size, bits), family, runtime_cache=sim_cache).runs > 0
+    verified(NETLISTS, 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("bits", "pack"), [(8, 2), (3, 4)])
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("family", ["xc7", "ecp5"])
+def test_netlists_of_columns_that_share_multiplier_blocks(
+    family: str,
+    dataflow: str,
+    bits: int,
+    pack: int,
+    sim_cache: Path,
+    verified: Callable[[str, int], None],
+) -> None:
+    packed = replace(config(dataflow, 2, bits), cols=4, mult="dsp", dsp_pack=pack)
+    sim_cache.mkdir(parents=True, exist_ok=True)
+    assert check_netlist(packed, family, runtime_cache=sim_cache).runs > 0
     verified(NETLISTS, 1)
 
 

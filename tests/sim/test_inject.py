@@ -129,8 +129,11 @@ def test_predicted_faults_agree(config, sim_cache):
     assert "hang" in {outcome for _, outcome in result.control}
 
 
-@pytest.mark.parametrize("name", ["ws 4x6 a4w8 zero, mult, layer", "os 4x5 a8w4 clip, layer"])
-def test_multipliers_and_limits_of_a_layer_agree(name, sim_cache):
+@pytest.mark.parametrize(
+    "name",
+    ["ws 4x6 a4w8 zero, mult, layer", "os 4x5 a8w4 clip, layer", "os 3x8 a3w3 zero, packed"],
+)
+def test_every_kind_in_every_class_agrees(name, sim_cache):
     config = agree.CONFIGURATIONS[name]
     result = agreement.agree(config, 300, np.random.default_rng(5), cache=sim_cache)
     assert result.agrees and result.disagreements == []

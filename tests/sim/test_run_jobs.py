@@ -22,8 +22,8 @@ from sim.replay import FaultyTile, compare_jobs, equal_outputs, flip_tiles, repl
 from sim.runner import SimulationError, run_jobs
 from trilat.errors import InputError
 
-# One word per sign and width, every protection, single rows and columns, odd shapes, four columns
-# to a multiplier block.
+# One word per sign and width, every protection, single rows and columns, odd shapes, two and four
+# columns to a multiplier block.
 CONFIGS = {
     "1x1": AcceleratorConfig(
         rows=1, cols=1, act_bits=8, weight_bits=8, max_k=12, psum_depth=9, protect="none"
@@ -42,6 +42,9 @@ CONFIGS = {
     "os 5x3": AcceleratorConfig(
         dataflow="os", rows=5, cols=3, act_bits=8, weight_bits=4, max_k=70, protect="zero",
         mult="lut",
+    ),
+    "os 3x4": AcceleratorConfig(
+        dataflow="os", rows=3, cols=4, max_k=40, protect="clip", mult="dsp", dsp_pack=2
     ),
 }  # fmt: skip
 pytestmark = pytest.mark.slow

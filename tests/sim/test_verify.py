@@ -32,10 +32,10 @@ def codes_of(network, count=6):
     return torch.from_numpy(random_codes(network, count)).to(code_dtype(network.input))
 
 
-@pytest.mark.parametrize("dataflow", ["ws", "os"])
-def test_whole_image_of_every_kind_of_layer(dataflow, sim_cache):
+@pytest.mark.parametrize("dataflow,pack", [("ws", 1), ("os", 1), ("os", 2)])
+def test_whole_image_of_every_kind_of_layer(dataflow, pack, sim_cache):
     network = residual_network(act_bits=8, weight_bits=4)
-    config = config_for(network, dataflow=dataflow)
+    config = config_for(network, dataflow=dataflow, dsp_pack=pack)
     result = verify(network, config, codes_of(network), fault_count=30, seed=1, cache=sim_cache)
     assert result.agrees and result.whole_image and result.disagreements == ()
     assert result.macs_share == 1 and result.tiles == result.tiles_total
