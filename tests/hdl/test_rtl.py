@@ -219,5 +219,5 @@ def test_registers_of_an_output_stationary_array(
             sums = sums + products
             t = next(accepted)
             compared += assert_held(config, samples, t, codes, products, sums, weights)
-    assert compared > 10_000
+    assert compared > 5_000
     assert next(accepted, None) is None
