@@ -47,7 +47,7 @@ STAGE_VERSION = {
     "accuracy": 1,
     "faults": 2,
     "chips": 2,
-    "synthesis": 2,
+    "synthesis": 3,
     "verilog": 2,
     "campaign": 2,
     "verify": 2,
