@@ -201,12 +201,18 @@ def map_modules(
             for number in todo:
                 netlists.update(mapped[number][0])
 
-        # The PEs first, as theirs is the longest path where products are made of LUTs.
+        def passes_block(name: str) -> bool:
+            if name in done:
+                return any(kind in family.dsp for kind in done[name].cells)
+            return any(cell["type"] in family.dsp for cell in netlists[name]["cells"].values())
+
+        # The PEs first, as theirs is the longest path where products are made of LUTs. What leads
+        # through a multiplier block is none: ABC does not see through it in a flat netlist either.
         first = [i for i, group in enumerate(shared) if group[0].startswith(_PE)]
         map_missing(first, family)
         pes = [name for i in first for name in shared[i]]
         time_level(pes, "sta_pes")
-        slowest = max([timings[name].delay for name in pes], default=0)
+        slowest = max([timings[name].delay for name in pes if not passes_block(name)], default=0)
         rest = [i for i in range(len(shared)) if i not in first]
         map_missing(rest, family.with_path(slowest))
         if not mapped:
