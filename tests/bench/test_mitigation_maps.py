@@ -188,3 +188,13 @@ def test_the_tables_are_registered(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_cells_differ_in_what_they_depend_on() -> None:
     cell: Cell = mitigation_maps.cells(EFFORT)[0]
     assert dict(cell.extra)["policy"] == "majority" and cell.settings()["group"] == 1
+
+
+def test_the_interval_of_a_speed_up_may_be_unbounded() -> None:
+    """Draws of groups that needed nothing have an infinite one; one of 0 to infinity is said so."""
+    assert mitigation_maps._speed_up([0.0, 0.02, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0], 0) == (
+        "0.20 (0.20 .. inf)"
+    )
+    assert mitigation_maps._speed_up([0.0, 0.02, 0.0, 0.0], [0.3, 0.0, 0.0, 0.0], 0) == (
+        "0.07 (0.00 .. inf)"
+    )
