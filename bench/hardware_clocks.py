@@ -98,7 +98,7 @@ def measure_clocks(
     arrays = [array(case, case.mhz_bar) for case in cases() if case.mhz_bar is not None]
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     console.print(clock_table(f"{SIZE}x{SIZE} array alone", "plain", arrays))
-    # 16x16 cores take half an hour a seed, and have no path that these have not.
+    # Not 16x16 as for their area: a core of that size takes several times as long to route.
     cores = [
         core(name, replace(config, rows=SIZE, cols=SIZE)) for name, config, _ in protected_designs()
     ]
