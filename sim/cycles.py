@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hdl.config import AcceleratorConfig
-from hdl.schedule import k_tile_period, output_latency
+from hdl.schedule import k_tile_period, output_latency, param_word_count
 from hdl.tile import TileJob, k_tiles
 
 # From the last parameter word to the first beat of its tile, behind a tile that is being
@@ -22,7 +22,7 @@ def tile_times(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> list[tuple
     wait until the tile before the last has left: there are two sets of parameter registers.
     An output-stationary tile ends no sooner than the rows of the one before have left the array.
     """
-    words = 2 + 2 * config.cols
+    words = param_word_count(config)
     times: list[tuple[int, int]] = []
     ends = 0
     for index, job in enumerate(jobs):

@@ -22,6 +22,7 @@ import cocotb_tools.config
 import find_libpython
 
 from faultinj.faults import RegisterFault, mask_of
+from faultinj.register_times import idle_start
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice
 from hdl.tile import TileJob, TileOutput
@@ -129,9 +130,7 @@ def plan_moments(
     Raises:
         InputError: a cycle ahead of the tile's first parameter word.
     """
-    # From the first parameter word to the first activation beat: all words, or the weight block.
-    words = 2 + 2 * config.cols
-    lead = (words if config.is_os else max(config.rows, words)) + 1
+    lead = idle_start(config)
     moments: dict[tuple[int, int], dict[tuple[str, int | None], int]] = {}
     for tile, group in enumerate(faults):
         for fault in group:

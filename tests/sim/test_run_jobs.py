@@ -37,11 +37,11 @@ CONFIGS = {
     ),
     "4x4": AcceleratorConfig(
         rows=4, cols=4, act_bits=8, weight_bits=4, max_k=64, psum_depth=32,
-        protect="clip", protect_place="output",
+        protect="clip", protect_place="output", bounds="layer",
     ),
     "os 5x3": AcceleratorConfig(
         dataflow="os", rows=5, cols=3, act_bits=8, weight_bits=4, max_k=70, protect="zero",
-        mult="lut",
+        mult="lut", requant="mult",
     ),
     "os 3x4": AcceleratorConfig(
         dataflow="os", rows=3, cols=4, max_k=40, protect="clip", mult="dsp", dsp_pack=2
