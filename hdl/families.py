@@ -265,7 +265,7 @@ XC7 = Family(
         *("RAM64X1D", "RAM128X1D", "RAM32M", "RAM64M"),
     ),
     free=("MUXF7", "MUXF8", "VCC", "GND"),
-    target=2900,
+    target=2800,
     shift_registers=True,
     lut_per_dsp=242,
     lut_per_bram=380,

@@ -16,7 +16,7 @@ from hdl.gen import generate
 
 @pytest.mark.parametrize(
     ("delay", "target"),
-    [(0, 2900), (2749, 2900), (3249, 3000), (3251, 3500), (4289, 4500), (9000, 9000)],
+    [(0, 2800), (2749, 2800), (3249, 3000), (3251, 3500), (4289, 4500), (9000, 9000)],
 )
 def test_a_longer_path_gives_others_time(delay: int, target: int) -> None:
     assert FAMILIES["xc7"].with_path(delay).target == target
@@ -60,4 +60,4 @@ def test_modules_are_mapped_for_the_delay_of_the_pes(
     assert list(mapped_for) == [pe, "trilat_activation_skew"]
     assert mapped_for[pe] == family.target
     visible = slowest if pack == 1 else 0
-    assert mapped_for["trilat_activation_skew"] == max(2900, 500 * round(visible / 500))
+    assert mapped_for["trilat_activation_skew"] == max(2800, 500 * round(visible / 500))
