@@ -71,6 +71,7 @@ _CORPUS: tuple[tuple[int, int, int, int, dict[str, Any]], ...] = (
     (4, 4, 8, 8, {}),
     (2, 4, 4, 4, _DSP | {"dsp_pack": 2}),
     (4, 4, 3, 2, _DSP | {"dsp_pack": 2}),
+    (4, 4, 8, 8, _DSP | {"dsp_pack": 2, "protect": "clip"}),
     (6, 2, 7, 4, {}),
     (2, 6, 4, 7, {}),
     (6, 6, 2, 2, {}),
@@ -85,6 +86,8 @@ _CORPUS: tuple[tuple[int, int, int, int, dict[str, Any]], ...] = (
     (4, 4, 8, 8, _OS | _LUT),
     (6, 6, 2, 2, _OS),
     (6, 6, 8, 8, _OS),
+    (4, 4, 8, 8, _OS | _DSP | {"dsp_pack": 2}),
+    (3, 6, 4, 4, _OS | _DSP | {"dsp_pack": 3, "protect": "clip"}),
 )
 # Largest error of LUTs and of flip-flops that is allowed in any design, in percent.
 BAR = 2.0
