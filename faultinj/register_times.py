@@ -17,6 +17,7 @@ from hdl.config import AcceleratorConfig
 from hdl.register_map import SCALE_FIELDS, parameter_words
 from hdl.registers import PARAMETER_CLASSES
 from hdl.schedule import (
+    PSUM_LATENCY,
     act_register_cycle,
     collector_levels,
     k_tile_period,
@@ -28,7 +29,7 @@ from hdl.schedule import (
 OPERANDS = ("skew", "pe_activation", "weight_active", "weight_loading", "weight_skew", "pe_weight")
 # Stages of the requantizer behind the issue of a row in which a parameter is looked at, without
 # those that multiply.
-_SCALE_STAGE, _LIMITS_STAGE = 1, 5
+_SCALE_STAGE, _LIMITS_STAGE = 2, 6
 
 
 def first_cycle(config: AcceleratorConfig, m: int, fault: RegisterFault) -> int:
@@ -113,8 +114,8 @@ def psum_words_met(
     if fault.cycle is not None:
         written = fault.row + config.rows + config.col_groups + 4
         k, late = divmod(fault.cycle - written, period)
-        # Read for the next K tile three cycles before its sum is written.
-        met[k : k + 1] = 0 <= k < k_tiles - 1 and late <= period - 3
+        # Read for the next K tile so many cycles before its sum is written.
+        met[k : k + 1] = 0 <= k < k_tiles - 1 and late <= period - PSUM_LATENCY
     return met
 
 

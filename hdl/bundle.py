@@ -18,6 +18,7 @@ from hdl.mapping import split_modules
 from hdl.register_files import as_json, c_header, markdown
 from hdl.registers import CORE
 from hdl.schedule import (
+    PSUM_LATENCY,
     collector_levels,
     k_tile_period,
     multiply_stages,
@@ -207,7 +208,8 @@ def cycle_formulas(config: AcceleratorConfig) -> dict[str, Any]:
         start = "max(a(n-1) + K(n-1), p(n) + 2, e(n-1) + M(n-1) - K(n) + 1)"
         last_row, first_start = f"max(e(n) + C{step} + L + 4, d(n-1) + 1)", "W + 1"
     else:
-        period, latency = "max(M, R, 3)", f"R + C{step} + {4 + requantize_latency(config)}"
+        period = f"max(M, R, {PSUM_LATENCY})"
+        latency = f"R + C{step} + {4 + requantize_latency(config)}"
         registers |= {
             "psum of PE(r, c)": f"t + r + c{step} + 4",
             "all columns aligned": f"t + R + C{step} + 2",

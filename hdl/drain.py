@@ -19,7 +19,7 @@ from hdl.schedule import collector_levels
 
 def _stages(config: AcceleratorConfig) -> list[str]:
     """Return the stages of the lanes' requantizer behind stage 0, the last one with the code."""
-    return ["1", "2", *(["2a", "2b"] if config.multiplies else []), "3", "4", "5", "6"]
+    return ["0a", "1", "2", *(["2a", "2b"] if config.multiplies else []), "3", "4", "5", "6"]
 
 
 def _array_ports(config: AcceleratorConfig) -> dict[str, Any]:
@@ -110,29 +110,34 @@ class Drain(Part):
     def _accumulate(self, m: Module) -> Value:
         """Say where the lanes add up their beats; return when a row is written to the ring."""
         # Stage 0 of the skew is one cycle behind acceptance, the read of the psum memory
-        # rows + groups of columns + 1, one before the sums of all columns are aligned.
-        delay = self.config.rows + self.config.col_groups
+        # rows + groups of columns, two before the sums of all columns are aligned.
+        delay = self.config.rows + self.config.col_groups - 1
         lines = {}
         for name in ("valid", "first", "last", "end"):
             line = Signal(delay, name=f"{name}_line")
             domain = "sync" if name == "valid" else "data"
             m.d[domain] += line.eq(Cat(getattr(self, f"beat_{name}"), line[:-1]))
             lines[name] = line[-1]
+        word_valid, word_first, word_last = flags("word_valid", "word_first", "word_last")
         add_valid, add_last = flags("add_valid", "add_last")
-        add_row = Signal.like(self.read_row)
+        word_row, add_row = (Signal.like(self.read_row, name=f"{n}_row") for n in ("word", "add"))
         with m.If(lines["valid"]):
             m.d.sync += self.read_row.eq(self.read_row + 1)
         with m.If(lines["valid"] & lines["end"]):
             m.d.sync += self.read_row.eq(0)
         m.d.sync += [
-            add_valid.eq(lines["valid"]),
+            word_valid.eq(lines["valid"]),
+            add_valid.eq(word_valid),
             self.write_psum.eq(add_valid),
             self.write_ring.eq(add_valid & add_last),
         ]
         m.d.data += [
-            self.first.eq(lines["first"]),
-            add_last.eq(lines["last"]),
-            add_row.eq(self.read_row),
+            word_first.eq(lines["first"]),
+            word_last.eq(lines["last"]),
+            word_row.eq(self.read_row),
+            self.first.eq(word_first),
+            add_last.eq(word_last),
+            add_row.eq(word_row),
             self.write_row.eq(add_row),
         ]
         self._step(m, self.ring_write, self.write_ring)
@@ -182,7 +187,7 @@ class Drain(Part):
         # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
         available = Signal(range(2 * config.max_m + 1))
         rows_left = Signal.like(self.next_m, name="rows_left")
-        amount = Signal.like(self.amount_raw, name="amount")
+        amount, amount_0a = (Signal.like(self.amount_raw, name=n) for n in ("amount", "amount_0a"))
         is_raw, have_rows = flags("is_raw", "have_rows")
         issue, row_done, tile_done = flags("issue", "row_done", "tile_done")
         last_amount = (config.raw_beats - 1) * config.act_bits
@@ -205,8 +210,13 @@ class Drain(Part):
         with m.If(drained):
             m.d.sync += amount.eq(0)
         with m.If(advance):
-            m.d.sync += valid["1"].eq(issue)
-            m.d.data += [last["1"].eq(tile_done), raw["1"].eq(is_raw), self.amount_raw.eq(amount)]
+            m.d.sync += valid["0a"].eq(issue)
+            m.d.data += [
+                last["0a"].eq(tile_done),
+                raw["0a"].eq(is_raw),
+                amount_0a.eq(amount),
+                self.amount_raw.eq(amount_0a),
+            ]
             for before, s in pairwise([*stages, code]):
                 m.d.sync += valid[s].eq(valid[before])
                 m.d.data += last[s].eq(last[before])

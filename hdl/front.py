@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import AcceleratorConfig
 from hdl.module import Part, bits_of, flags
 from hdl.register_map import Field, parameter_words
+from hdl.schedule import PSUM_LATENCY
 
 
 def layer_limits(config: AcceleratorConfig) -> list[Field]:
@@ -269,10 +270,12 @@ class Front(Part):
             starting_next.eq(Mux(accept, last_row, starting)),
         ]
         m.d.sync += [is_open.eq(open_next), starting.eq(starting_next)]
-        # A row's sum can be read again PSUM_LATENCY cycles later: less than three rows must wait.
-        resting, rest_again = flags("resting", "rest_again")
-        m.d.comb += resting.eq((end_k & (rows < 3)) | rest_again)
-        m.d.sync += rest_again.eq(end_k & (rows == 1))
+        # A row's sum can be read again PSUM_LATENCY cycles later: fewer rows must wait.
+        resting = Signal(name="resting")
+        rest = Signal(PSUM_LATENCY - 2, name="rest")
+        longer = [end_k & (rows < PSUM_LATENCY - 1 - i) for i in range(len(rest))]
+        m.d.comb += resting.eq((end_k & (rows < PSUM_LATENCY)) | rest[0])
+        m.d.sync += rest.eq(Cat(longer) | rest[1:])
         may_go_on = Signal()
         m.d.comb += may_go_on.eq(~starting_next | (self._block_ready & ~resting))
         m.d.sync += ready.eq(open_next & may_go_on)

@@ -73,7 +73,7 @@ def _sizes(config: AcceleratorConfig) -> dict[str, object]:
         "RAW_BEATS": config.raw_beats,
         "DEPTH": config.max_m,
         "K_TILES": config.max_k_tiles,
-        "LATEST": 8 + config.rows + config.cols + 11 + 2 * config.raw_beats + 4,
+        "LATEST": 8 + config.rows + config.cols + 12 + 2 * config.raw_beats + 4,
         "PATIENCE": 16,
         "COUNTER": f"trilat_violation_counter_{config.cols}",
         "WIDTH": config.cols,
@@ -95,7 +95,7 @@ def _registers(config: AcceleratorConfig) -> dict[str, object]:
     }
 
 
-_LANE_PROBES = ("ring_read__data", "bias", "shift", "lo", "hi")
+_LANE_PROBES = ("ring_word", "bias", "shift", "lo", "hi")
 _FLAG_PROBES = ("lo_is_bound", "hi_is_bound")
 
 
@@ -272,7 +272,7 @@ PROPERTIES = {
         defines=_sizes,
         probes={
             "trilat_lane": (
-                *("ring_read__data", "total", "amount", "coarse", "coarse_sticky"),
+                *("ring_read__data", "ring_word", "total", "amount", "coarse", "coarse_sticky"),
                 *("fine_amount", "fine", "fine_sticky", "rounded"),
             )
         },

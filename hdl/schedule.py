@@ -18,10 +18,10 @@ from hdl.config import AcceleratorConfig
 from hdl.register_map import parameter_words
 
 # Cycles from the read of a psum-buffer word to the next read that sees its new sum.
-PSUM_LATENCY = 3
+PSUM_LATENCY = 4
 # Of the requantizer, without the stages that multiply: cycles from the issue of a row until its
 # code is on `m_axis_out`, and stages up to the last one that needs a tile's parameters.
-_REQUANTIZE_LATENCY, _LIMITS_STAGE = 7, 5
+_REQUANTIZE_LATENCY, _LIMITS_STAGE = 8, 6
 
 
 @dataclass(frozen=True, kw_only=True)

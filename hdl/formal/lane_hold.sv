@@ -24,7 +24,7 @@ module prove_lane_hold (
     input signed_5
 );
   localparam SUM = `ACC + 1;
-  wire [`ACC-1:0] word;
+  wire [`ACC-1:0] read, word;
   wire [SUM-1:0] total, rounded;
   wire [SUM:0] coarse, fine;
   wire [`AMOUNT-1:0] amount;
@@ -38,14 +38,15 @@ module prove_lane_hold (
       .take_scale(take_scale), .take_limits(take_limits), .advance(advance),
       .ring_read(ring_read), .raw_1(raw_1), .amount_raw(amount_raw), .raw_4(raw_4),
       .raw_5(raw_5), .signed_5(signed_5), .code(code), .violated(violated),
-      .probe_ring_read__data(word), .probe_total(total), .probe_amount(amount),
+      .probe_ring_read__data(read), .probe_ring_word(word), .probe_total(total),
+      .probe_amount(amount),
       .probe_coarse(coarse), .probe_coarse_sticky(coarse_sticky),
       .probe_fine_amount(fine_amount), .probe_fine(fine), .probe_fine_sticky(fine_sticky),
       .probe_rounded(rounded));
 
-  localparam ALL = `ACC + 2 * SUM + 2 * (SUM + 1) + `AMOUNT + 3 + 3 + `ACT;
+  localparam ALL = 2 * `ACC + 2 * SUM + 2 * (SUM + 1) + `AMOUNT + 3 + 3 + `ACT;
   wire [ALL-1:0] stages = {
-      word, total, rounded, coarse, fine, amount, fine_amount, coarse_sticky, fine_sticky,
+      read, word, total, rounded, coarse, fine, amount, fine_amount, coarse_sticky, fine_sticky,
       violated, code};
   reg held = 0;
   reg [ALL-1:0] before;

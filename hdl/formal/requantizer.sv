@@ -43,7 +43,7 @@ module prove_requantizer (
 `ifdef CHECKED
       .violated(violated), .probe_lo_is_bound(lo_is_bound), .probe_hi_is_bound(hi_is_bound),
 `endif
-      .probe_ring_read__data(word), .probe_bias(bias), .probe_shift(shift), .probe_lo(lo),
+      .probe_ring_word(word), .probe_bias(bias), .probe_shift(shift), .probe_lo(lo),
       .probe_hi(hi));
   // Stalls: see lane_hold.sv.
   always @(*) assume (advance);

@@ -221,5 +221,5 @@ def test_bad_requests_are_refused(sim_cache):
         run_jobs(config, [job], cache=sim_cache, stalls=1)
     with pytest.raises(InputError, match="need a run without stalls"):
         run_jobs(config, [job], [[flip]], cache=sim_cache, stalls=0.1)
-    with pytest.raises(InputError, match="cycle -99 is ahead of the tile: -11 is its first"):
+    with pytest.raises(InputError, match="cycle -99 is ahead of the tile: -12 is its first"):
         run_jobs(config, [job], [[early]], cache=sim_cache)
