@@ -280,8 +280,8 @@ PROPERTIES = {
         depth=4,
         defect=(
             "trilat_lane",
-            r"if \(advance\) begin\n      total",
-            "if (1'b1) begin\n      total",
+            r"if \(advance\) begin\n      ring_word",
+            "if (1'b1) begin\n      ring_word",
         ),
     ),
     "matrix_product": _matrix_product(_TWO),
