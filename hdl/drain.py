@@ -19,7 +19,7 @@ from hdl.schedule import collector_levels
 
 def _stages(config: AcceleratorConfig) -> list[str]:
     """Return the stages of the lanes' requantizer behind stage 0, the last one with the code."""
-    return ["0a", "1", "2", *(["2a", "2b"] if config.multiplies else []), "3", "4", "5", "6"]
+    return ["0a", "1", "2", *(["2a", "2b"] if config.multiplies else []), "3", "4", "5", "5a", "6"]
 
 
 def _array_ports(config: AcceleratorConfig) -> dict[str, Any]:
@@ -62,8 +62,8 @@ class Drain(Part):
         params_complete, next_*: of the front; `params_taken` answers.
         advance: the requantizer's stages move.
         add_valid, add_first, row, write, slot: for the first column of an output-stationary array.
-        lo, hi, lo_is_bound, hi_is_bound: limits of the tile in stage 5, lo and hi in two's
-            complement (bounds per layer).
+        lo, hi, lo_is_bound, hi_is_bound, lo_5a, hi_5a: limits of the tile in stage 5, lo and hi in
+            two's complement, and of that in stage 5a, as codes (bounds per layer).
         (the others): see `hdl.lane.Lane`.
         code_valid, code_last: of stage 6.
     """
@@ -182,7 +182,7 @@ class Drain(Part):
         valid = {s: Signal(name=f"valid_{s}") for s in stages} | {code: self.code_valid}
         last = {s: Signal(name=f"last_{s}") for s in stages} | {code: self.code_last}
         ports = {s: getattr(self, f"raw_{s}") for s in ("1", "4", "5")}
-        raw = {s: ports[s] if s in ports else Signal(name=f"raw_{s}") for s in stages}
+        raw = {s: ports[s] if s in ports else Signal(name=f"raw_{s}") for s in stages[:-1]}
 
         # Stage 0: a row is read from the ring, once, or once for every beat of its raw sums.
         available = Signal(range(2 * config.max_m + 1))
@@ -249,10 +249,13 @@ class Drain(Part):
         m.d.sync += self.params_taken.eq(waiting & ~remain)
         with m.If(take_rows):
             m.d.data += [rows_left.eq(self.next_m), is_raw.eq(self.next_raw)]
+        if config.layer_bounds:
+            with m.If(advance):
+                m.d.data += [self.lo_5a.eq(self.lo), self.hi_5a.eq(self.hi)]
         with m.If(take_limits):
             if not config.layer_bounds:
                 m.d.data += self.signed_5.eq(self.next_signed)
-            for name in limit_ports(config) if config.layer_bounds else ():
+            for name in (field.name for field in layer_limits(config)):
                 limit = getattr(self, f"next_{name}")
                 if name in ("lo", "hi"):
                     limit = Cat(limit, self.next_signed & limit[-1])

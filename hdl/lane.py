@@ -37,6 +37,7 @@ def limit_ports(config: AcceleratorConfig) -> dict[str, int]:
     return {
         "lo": bits,
         "hi": bits,
+        **{f"{name}_5a": config.act_bits for name in ("lo", "hi")},
         **({"lo_is_bound": 1, "hi_is_bound": 1} if config.checks_output else {}),
     }
 
@@ -68,14 +69,15 @@ class Lane(Part):
 
     Requantization: a pipeline that moves while `advance` is high. In stage 0 `ring_read` is an
     address, in 0a the ring gives the word, in 1 a register has it, 2 total, 3 and 4 shifted,
-    5 rounded, 6 code.
+    5 rounded, 5a compared with the limits, 6 code.
     Raw sums take the same way: `amount_raw` selects the bits, and they are neither rounded nor
     saturated. With `requant` mult the total is multiplied in two further stages between 2 and 3,
     which are called 2a and 2b; raw sums by one.
 
     Parameters: a word of the parameter stream is written to the next bias or the next limits;
     `take_scale` makes bias, shift and multiplier the present ones, `take_limits` lo, hi and flags.
-    With bounds per layer lo, hi and flags are inputs, of the beat in stage 5.
+    With bounds per layer lo, hi and flags are inputs, of the beat in stage 5, and `lo_5a`, `hi_5a`
+    the codes of the beat behind it.
 
     Members:
         psum: sum of the column, aligned with those of the others (ws).
@@ -85,7 +87,7 @@ class Lane(Part):
         advance, ring_read: see above.
         raw_1, amount_raw: of the beat in stage 1.
         raw_4, raw_5, signed_5: of the beats in stages 4 and 5.
-        lo, hi, lo_is_bound, hi_is_bound: see above.
+        lo, hi, lo_is_bound, hi_is_bound, lo_5a, hi_5a: see above.
         code: output code, or bits of a raw sum (stage 6).
         violated: `code` was beyond a protection bound (only with an output check).
     """
@@ -276,23 +278,34 @@ class Lane(Part):
         else:
             lo = extend(m, params["lo"], self.signed_5, "lowest")
             hi = extend(m, params["hi"], self.signed_5, "highest")
-        low, high, below, above = flags("low", "high", "below", "above")
+        below, above, low, high = flags("below", "above", "low", "high")
         m.d.comb += [
             below.eq(low_part.as_signed() < lo),
             above.eq(low_part.as_signed() > hi),
-            low.eq(Mux(fits, below, negative)),
-            high.eq(Mux(fits, above, ~negative)),
+            low.eq(Mux(fits, below, negative) & ~self.raw_5),
+            high.eq(Mux(fits, above, ~negative) & ~self.raw_5),
         ]
-        code: Value = Mux(high, hi[:bits], Mux(low, lo[:bits], rounded[:bits]))
-        if config.checks_output:
-            violated = Signal(name="violation")
-            m.d.comb += violated.eq((low & params["lo_is_bound"]) | (high & params["hi_is_bound"]))
-            if config.protect == "zero":
-                code = Mux(violated, 0, code)
-            with m.If(self.advance):
-                m.d.data += self.violated.eq(violated & ~self.raw_5)
+        low_5a, high_5a = flags("low_5a", "high_5a")
+        value, lo_5a, hi_5a = (Signal(bits, name=f"{name}_5a") for name in ("value", "lo", "hi"))
         with m.If(self.advance):
-            m.d.data += self.code.eq(Mux(self.raw_5, rounded[:bits], code))
+            m.d.data += [low_5a.eq(low), high_5a.eq(high), value.eq(rounded[:bits])]
+        if config.layer_bounds:
+            lo_5a, hi_5a = self.lo_5a, self.hi_5a
+        else:
+            with m.If(self.advance):
+                m.d.data += [lo_5a.eq(lo[:bits]), hi_5a.eq(hi[:bits])]
+        code: Value = Mux(high_5a, hi_5a, Mux(low_5a, lo_5a, value))
+        if config.checks_output:
+            violation = Signal(name="violation")
+            with m.If(self.advance):
+                m.d.data += [
+                    violation.eq((low & params["lo_is_bound"]) | (high & params["hi_is_bound"])),
+                    self.violated.eq(violation),
+                ]
+            if config.protect == "zero":
+                code = Mux(violation, 0, code)
+        with m.If(self.advance):
+            m.d.data += self.code.eq(code)
 
 
 def _shift_step(m: Module, value: Value, lost: Value, enable: Value, k: int) -> tuple[Value, Value]:

@@ -73,7 +73,7 @@ def _sizes(config: AcceleratorConfig) -> dict[str, object]:
         "RAW_BEATS": config.raw_beats,
         "DEPTH": config.max_m,
         "K_TILES": config.max_k_tiles,
-        "LATEST": 8 + config.rows + config.cols + 12 + 2 * config.raw_beats + 4,
+        "LATEST": 8 + config.rows + config.cols + 13 + 2 * config.raw_beats + 4,
         "PATIENCE": 16,
         "COUNTER": f"trilat_violation_counter_{config.cols}",
         "WIDTH": config.cols,
@@ -109,8 +109,8 @@ def requantizer(config: AcceleratorConfig, defect: tuple[str, str, str]) -> Prop
         config=config,
         defines=_sizes,
         probes={"trilat_lane": _LANE_PROBES + flags},
-        induction=8,
-        depth=8,
+        induction=10,
+        depth=9,
         defect=defect,
     )
 
@@ -274,6 +274,7 @@ PROPERTIES = {
             "trilat_lane": (
                 *("ring_read__data", "ring_word", "total", "amount", "coarse", "coarse_sticky"),
                 *("fine_amount", "fine", "fine_sticky", "rounded"),
+                *("low_5a", "high_5a", "value_5a", "lo_5a", "hi_5a", "violation"),
             )
         },
         induction=3,

@@ -21,7 +21,7 @@ from hdl.register_map import parameter_words
 PSUM_LATENCY = 4
 # Of the requantizer, without the stages that multiply: cycles from the issue of a row until its
 # code is on `m_axis_out`, and stages up to the last one that needs a tile's parameters.
-_REQUANTIZE_LATENCY, _LIMITS_STAGE = 8, 6
+_REQUANTIZE_LATENCY, _LIMITS_STAGE = 9, 6
 
 
 @dataclass(frozen=True, kw_only=True)

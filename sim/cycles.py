@@ -9,9 +9,8 @@ from hdl.config import AcceleratorConfig
 from hdl.schedule import k_tile_period, output_latency, param_word_count
 from hdl.tile import TileJob, k_tiles
 
-# From the last parameter word to the first beat of its tile, behind a tile that is being
-# accepted, and behind the drain that releases the parameter registers.
-_BEHIND_TILE, _BEHIND_DRAIN = 3, 1
+# From the last parameter word to the first beat of its tile, behind a tile that is being accepted.
+_BEHIND_TILE = 3
 
 
 def tile_times(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> list[tuple[int, int]]:
@@ -33,7 +32,8 @@ def tile_times(config: AcceleratorConfig, jobs: Sequence[TileJob]) -> list[tuple
             start = times[-1][0] + max(accepting, words + _BEHIND_TILE)
             left = times[-1][1]
         if index > 1:
-            start = max(start, times[-2][1] + words + _BEHIND_DRAIN)
+            # Words come from two cycles before its last output on.
+            start = max(start, times[-2][1] + words)
         accepted = (k_tiles(config, job) - 1) * k_tile_period(config, job.m)
         if index > 0 and config.is_os:
             # A column gives one row a cycle, behind the last beat of its tile.

@@ -125,8 +125,8 @@ DEFECTS = (
     _unreset("waiting weight block survives a reset", "front", "block_waits"),
     _unreset("buffered weight beat survives a reset", "front", "head_valid"),
     # Drain.
-    _defect("tlast on every row", "drain", r"last_1 <= tile_done;",
-            r"last_1 <= ON ? row_done : tile_done;"),
+    _defect("tlast on every row", "drain", r"last_0a <= tile_done;",
+            r"last_0a <= ON ? row_done : tile_done;"),
     _defect("ring wraps one word early", "drain", r"ring_write == ([^)]+)\)",
             r"ring_write == (ON ? \1 - 1 : \1))"),
     _defect("rows in the ring miscounted", "drain", r"if \(write_ring & \(~drained\)\)",

@@ -30,7 +30,8 @@ module prove_lane_hold (
   wire [`AMOUNT-1:0] amount;
   wire [2:0] fine_amount;
   wire coarse_sticky, fine_sticky, violated;
-  wire [`ACT-1:0] code;
+  wire low_5a, high_5a, violation;
+  wire [`ACT-1:0] value_5a, lo_5a, hi_5a, code;
   trilat_lane dut (
       .aclk(aclk), .psum(psum), .first(first), .read_row(read_row), .write_row(write_row),
       .write_psum(write_psum), .write_ring(write_ring), .ring_write(ring_write),
@@ -39,15 +40,16 @@ module prove_lane_hold (
       .ring_read(ring_read), .raw_1(raw_1), .amount_raw(amount_raw), .raw_4(raw_4),
       .raw_5(raw_5), .signed_5(signed_5), .code(code), .violated(violated),
       .probe_ring_read__data(read), .probe_ring_word(word), .probe_total(total),
-      .probe_amount(amount),
-      .probe_coarse(coarse), .probe_coarse_sticky(coarse_sticky),
+      .probe_amount(amount), .probe_coarse(coarse), .probe_coarse_sticky(coarse_sticky),
       .probe_fine_amount(fine_amount), .probe_fine(fine), .probe_fine_sticky(fine_sticky),
-      .probe_rounded(rounded));
+      .probe_rounded(rounded), .probe_low_5a(low_5a), .probe_high_5a(high_5a),
+      .probe_value_5a(value_5a), .probe_lo_5a(lo_5a), .probe_hi_5a(hi_5a),
+      .probe_violation(violation));
 
-  localparam ALL = 2 * `ACC + 2 * SUM + 2 * (SUM + 1) + `AMOUNT + 3 + 3 + `ACT;
+  localparam ALL = 2 * `ACC + 2 * SUM + 2 * (SUM + 1) + `AMOUNT + 3 + 6 + 4 * `ACT;
   wire [ALL-1:0] stages = {
       read, word, total, rounded, coarse, fine, amount, fine_amount, coarse_sticky, fine_sticky,
-      violated, code};
+      low_5a, high_5a, value_5a, lo_5a, hi_5a, violation, violated, code};
   reg held = 0;
   reg [ALL-1:0] before;
   always @(posedge aclk) begin

@@ -58,7 +58,7 @@ module prove_requantizer (
   integer s;
   always @(posedge aclk)
     if (advance) begin
-      if (age < 5) age <= age + 1;
+      if (age < 6) age <= age + 1;
       total[2] <= word + bias;
       amount[2] <= raw_1 ? amount_raw : shift;
       raw[2] <= raw_1;
@@ -90,21 +90,27 @@ module prove_requantizer (
   always @(*) assume (lowest <= highest);
   wire under = quotient < lowest, over = quotient > highest;
   wire outside = under & lo_is_bound | over & hi_is_bound;
-  reg signed [WIDE-1:0] result, at_least, at_most;
-  reg was_raw, was_signed, was_outside;
+  // [0]: in stage 5a, [1]: in stage 6.
+  reg signed [WIDE-1:0] results[0:1], leasts[0:1], mosts[0:1];
+  reg [1:0] raws, signs, outsides;
   always @(posedge aclk)
     if (advance) begin
-      result <= raw[5] ? floor : under ? lowest : over ? highest : quotient;
-      at_least <= lowest;
-      at_most <= highest;
-      was_raw <= raw[5];
-      was_signed <= signed_5;
-      was_outside <= outside & ~raw[5];
+      results[0] <= raw[5] ? floor : under ? lowest : over ? highest : quotient;
+      leasts[0] <= lowest;
+      mosts[0] <= highest;
+      results[1] <= results[0];
+      leasts[1] <= leasts[0];
+      mosts[1] <= mosts[0];
+      raws <= {raws[0], raw[5]};
+      signs <= {signs[0], signed_5};
+      outsides <= {outsides[0], outside & ~raw[5]};
     end
+  wire signed [WIDE-1:0] result = results[1], at_least = leasts[1], at_most = mosts[1];
+  wire was_raw = raws[1], was_signed = signs[1], was_outside = outsides[1];
 
   wire signed [`ACT:0] value = $signed({was_signed & code[`ACT-1], code});
   always @(posedge aclk)
-    if (age == 5) begin
+    if (age == 6) begin
 `ifdef SQUASH
       if (was_outside) assert (code == 0);
       else assert (code == result[`ACT-1:0]);

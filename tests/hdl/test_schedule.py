@@ -139,7 +139,7 @@ def test_output_stationary_by_hand() -> None:
     config = AcceleratorConfig(dataflow="os")
     conv = GemmShape(m=1024, k=576, n=128)
     last = tile_cycles(config, m=16, k_tiles=576)
-    assert last == 575 + (16 + 4 + 2) + 8 + 16
+    assert last == 575 + (16 + 4 + 2) + 9 + 16
     assert layer_cycles(config, conv) == (8 * 64 - 1) * 576 + last
     tall = AcceleratorConfig(dataflow="os", rows=64, cols=4)
     last = tile_cycles(tall, m=64, k_tiles=27)
