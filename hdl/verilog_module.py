@@ -61,6 +61,11 @@ class VerilogModule:
     unread: set[str] = field(default_factory=set)
 
 
+# No word is used that was read in the cycle of its writing (tests/sim/test_memories.py): tools need
+# not build what gives the old one, which ECP5's block RAMs do not by themselves.
+_MEMORY_ATTRIBUTE = "(* no_rw_check *)"
+
+
 def plain(name: str) -> str:
     """Return an ordinary identifier for an escaped one."""
     if re.fullmatch(r"\$\d+", name):
@@ -106,6 +111,8 @@ def parse(text: str) -> VerilogModule:
         elif form == "next":
             name, register = _parse_next(match[1])
             following[name] = register
+        elif form == "memory":
+            module.memories.append(match[0].replace("reg", f"{_MEMORY_ATTRIBUTE} reg", 1))
         elif form == "clocked":
             clocked.append((match[1], match[2]))
         else:
