@@ -202,12 +202,16 @@ class Family:
         library = "" if self.own_timing else self.library()
         return cell_library(cells, _own(f"timing_{self.name}.v"), library)
 
-    def simulation_models(self, cells: set[str]) -> str:
-        """Return Verilog models of `cells` and what they are made of."""
+    def simulation_models(self, cells: set[str], *, collisions: bool = True) -> str:
+        """Return Verilog models of `cells` and what they are made of.
+
+        With `collisions` a block RAM gives no true word that is read as it is written, where the
+        vendor does not promise one; without, it gives the old one, as the RTL does.
+        """
         own = "\n".join(map(_own, self.models))
         library = self.library()
         head = re.split(r"^(?:\(\*.*\*\)\s*)?module\b", library, maxsplit=1, flags=re.M)[0]
-        parts = [head]
+        parts = [head, f"`define TRUE_WORD_LOST {int(collisions)}"]
         seen = set(re.findall(r"^module\s+(\w+)", own, flags=re.M))
         # What models of Yosys are made of.
         waiting = sorted((cells | {"LUT2", "LUT4", "MUX2"}) - seen)

@@ -96,7 +96,7 @@ module DP16KD(
     high[wa] <= (high[wa] & ~mh) | (db & mh);
   end
   // A word that is being written reads as undefined: the inverted old bits stand for it.
-  wire clash = write && wa == ra;
+  wire clash = `TRUE_WORD_LOST && write && wa == ra;
   reg [17:0] ql = 0, qh = 0;
   always @(posedge CLKB) if (CEB && !WEB) begin
     ql <= RSTB ? 0 : low[ra] ^ ({18{clash}} & ml);

@@ -61,7 +61,7 @@ module trilat_gowin_ram #(parameter WRITE = 36, READ = 36, BYTE = 9, PLAIN = 1) 
     end
   endgenerate
   always @(posedge CLKA) if (CEA) words[wa] <= (words[wa] & ~m) | (d & m);
-  wire clash = CEA && wa == ra;
+  wire clash = `TRUE_WORD_LOST && CEA && wa == ra;
   wire [WORD-1:0] word = words[ra] ^ ({WORD{clash}} & m);
   wire [WORD-1:0] shifted;
   generate

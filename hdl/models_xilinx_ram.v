@@ -61,7 +61,7 @@ module trilat_sdp_ram #(
                    | (wp[2*LANES-1:LANES] & wpm[2*LANES-1:LANES]);
   end
 
-  wire clash = !OLD && write && wa == ra;
+  wire clash = `TRUE_WORD_LOST && !OLD && write && wa == ra;
   wire [2*D-1:0] rd = {data1[ra], data0[ra]} ^ ({2*D{clash}} & wm);
   wire [2*LANES-1:0] rp = {parity1[ra], parity0[ra]} ^ ({2*LANES{clash}} & wpm);
   wire [2*D-1:0] shifted;

@@ -72,7 +72,8 @@ class Lanes:
         one, two, five = self.stages[1], self.stages[2 + self.extra], self.stages[5 + self.extra]
         new = [None] * len(self.stages)
         if issue:
-            new[1] = (self.ring[self.slot].copy(), self.beat)
+            new[0] = (self.ring[self.slot].copy(), self.beat)
+        new[1] = self.stages[0]  # from the ring's output to a register
         if one is not None:
             factor = self.params["multiplier"] if self.extra and not job.raw else 1
             total = (one[0] + self.params["bias"]) * factor
@@ -206,7 +207,7 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
     loading, active, product, psum = (np.zeros((rows, cols), np.int64) for _ in range(4))
     deskew = [np.zeros(groups - 1 - g, np.int64) for g in group]
     memory = np.zeros((config.psum_depth, cols), np.int64)
-    read, acc = np.zeros(cols, np.int64), np.zeros(cols, np.int64)
+    read, word, acc = (np.zeros(cols, np.int64) for _ in range(3))
     load = [np.zeros(rows, bool) for _ in range(groups + 1)]
     beats = job.weights.reshape(tiles, rows, cols)[:, ::-1].reshape(-1, cols)
     moved, waits, reach = 0, False, 1
@@ -230,12 +231,12 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
                               "product": product, "psum": psum}[name], (r, c)))()  # fmt: skip
         table[at] = faulty(table[at], fault, width, signed)
 
-    end = (tiles - 1) * period + m * (config.raw_beats if job.raw else 1) + rows + groups + 16
+    end = (tiles - 1) * period + m * (config.raw_beats if job.raw else 1) + rows + groups + 18
     for cycle in range(start, end):
         for fault in _due(faults, cycle):
             write(fault)
         done = beat_of.get(cycle - (rows + groups + 2))
-        ahead = beat_of.get(cycle + 1 - (rows + groups + 2))
+        ahead = beat_of.get(cycle + 2 - (rows + groups + 2))
         before = beat_of.get(cycle - 1 - (rows + groups + 2))
         # Lanes.
         bottom = np.array([deskew[c][-1] if len(deskew[c]) else psum[-1, c] for c in range(cols)])
@@ -246,8 +247,9 @@ def _clocked_ws(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
             written = (before[1], acc.copy())
         next_acc = acc
         if done is not None:
-            so_far = read if done[0] else np.zeros(cols, np.int64)
+            so_far = word if done[0] else np.zeros(cols, np.int64)
             next_acc = as_word(so_far + bottom, config.acc_bits)
+        word = read
         if ahead is not None:
             read = memory[ahead[1]].copy()
         if before is not None:
@@ -319,7 +321,7 @@ def _clocked_os(config: AcceleratorConfig, job: TileJob, acts: np.ndarray, fault
             table = {"pe_weight": weight, "product": product, "accumulator": sums}[name]
             table[r, c] = faulty(table[r, c], fault, width, signed)
 
-    end = count + job.m * (config.raw_beats if job.raw else 1) + cols + levels + 16
+    end = count + job.m * (config.raw_beats if job.raw else 1) + cols + levels + 18
     for cycle in range(start, end):
         for fault in _due(faults, cycle):
             write(fault)

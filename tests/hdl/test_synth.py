@@ -17,7 +17,7 @@ module leaf(input aclk, input a, output reg q);
   always @(posedge aclk) q <= a;
 endmodule
 module store(input aclk, input [3:0] a, input d, output reg q);
-  reg mem [15:0];
+  (* no_rw_check *) reg mem [15:0];
   always @(posedge aclk) begin mem[a] <= d; q <= mem[a]; end
 endmodule
 module top(input aclk, input a, output [1:0] q);
@@ -31,6 +31,7 @@ endmodule
 def test_modules_and_instances_are_found():
     texts = split_modules(VERILOG)
     assert list(texts) == ["leaf", "store", "top"]
+    assert "keep" not in texts["leaf"] and "no_rw_check" in texts["store"]
     found = instances(texts)
     assert found["top"] == Counter(leaf=2)
     assert not found["leaf"]
