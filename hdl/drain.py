@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import AcceleratorConfig
 from hdl.front import layer_limits
-from hdl.lane import amount_bits, limit_ports
+from hdl.lane import amount_bits, limit_ports, raw_zeros
 from hdl.module import Part, flags
 from hdl.os_array import row_bits
 from hdl.schedule import collector_levels
@@ -91,7 +91,7 @@ class Drain(Part):
                 "advance": In(1),
                 "ring_read": Out(range(2 * config.max_m)),
                 "raw_1": Out(1),
-                "amount_raw": Out(amount_bits(config)),
+                "amount_raw": Out(amount_bits(config) - raw_zeros(config)),
                 "raw_4": Out(1),
                 "raw_5": Out(1),
                 **limits,
@@ -190,7 +190,8 @@ class Drain(Part):
         amount, amount_0a = (Signal.like(self.amount_raw, name=n) for n in ("amount", "amount_0a"))
         is_raw, have_rows = flags("is_raw", "have_rows")
         issue, row_done, tile_done = flags("issue", "row_done", "tile_done")
-        last_amount = (config.raw_beats - 1) * config.act_bits
+        step = config.act_bits >> raw_zeros(config)
+        last_amount = (config.raw_beats - 1) * step
         m.d.comb += [
             issue.eq(have_rows & available.any()),
             row_done.eq(issue & (~is_raw | (amount == last_amount))),
@@ -206,7 +207,7 @@ class Drain(Part):
         with m.If(drained):
             m.d.data += rows_left.eq(rows_left - 1)
         with m.If(advance & issue):
-            m.d.sync += amount.eq(amount + config.act_bits)
+            m.d.sync += amount.eq(amount + step)
         with m.If(drained):
             m.d.sync += amount.eq(0)
         with m.If(advance):

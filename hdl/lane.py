@@ -26,6 +26,11 @@ def amount_bits(config: AcceleratorConfig) -> int:
     return max(config.shift_bits, ((config.raw_beats - 1) * config.act_bits).bit_length())
 
 
+def raw_zeros(config: AcceleratorConfig) -> int:
+    """Return how many low bits of a raw sum's amounts are 0: they are multiples of act_bits."""
+    return (config.act_bits & -config.act_bits).bit_length() - 1
+
+
 def limit_ports(config: AcceleratorConfig) -> dict[str, int]:
     """Return the widths of the limits that come from outside the lane (bounds per layer).
 
@@ -85,7 +90,7 @@ class Lane(Part):
         read_row, write_row, write_psum, write_ring, ring_write: see above.
         param_word, write_*, take_scale, take_limits: see above; a write for each word.
         advance, ring_read: see above.
-        raw_1, amount_raw: of the beat in stage 1.
+        raw_1, amount_raw: of the beat in stage 1; the amount without its `raw_zeros`.
         raw_4, raw_5, signed_5: of the beats in stages 4 and 5.
         lo, hi, lo_is_bound, hi_is_bound, lo_5a, hi_5a: see above.
         code: output code, or bits of a raw sum (stage 6).
@@ -109,7 +114,7 @@ class Lane(Part):
                 "advance": In(1),
                 "ring_read": In(ring),
                 "raw_1": In(1),
-                "amount_raw": In(amount_bits(config)),
+                "amount_raw": In(amount_bits(config) - raw_zeros(config)),
                 "raw_4": In(1),
                 "raw_5": In(1),
                 "signed_5": None if config.layer_bounds else In(1),
@@ -196,7 +201,8 @@ class Lane(Part):
         """
         config = self.config
         amount = Signal(amount_bits(config))
-        taken = Mux(self.raw_1, self.amount_raw, self._params["shift"])
+        amount_raw = Cat(Const(0, raw_zeros(config)), self.amount_raw)
+        taken = Mux(self.raw_1, amount_raw, self._params["shift"])
         if config.multiplies:
             steps = [
                 taken,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from hdl.axil import PerformanceCounters
 from hdl.config import AcceleratorConfig
+from hdl.lane import raw_zeros
 from hdl.register_map import IDENTIFICATION, INTERFACE_VERSION, REGISTERS
 
 
@@ -69,6 +70,7 @@ def _sizes(config: AcceleratorConfig) -> dict[str, object]:
         "ROW": max((depth - 1).bit_length(), 1),
         "ROW_COUNT": depth.bit_length(),
         "RING": (2 * depth - 1).bit_length(),
+        "RAW_ZEROS": raw_zeros(config),
         "AMOUNT": max(5, ((config.raw_beats - 1) * config.act_bits).bit_length()),
         "RAW_BEATS": config.raw_beats,
         "DEPTH": config.max_m,

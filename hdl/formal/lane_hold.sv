@@ -18,7 +18,7 @@ module prove_lane_hold (
     input advance,
     input [`RING-1:0] ring_read,
     input raw_1,
-    input [`AMOUNT-1:0] amount_raw,
+    input [`AMOUNT-`RAW_ZEROS-1:0] amount_raw,
     input raw_4,
     input raw_5,
     input signed_5

@@ -18,7 +18,7 @@ module prove_requantizer (
     input advance,
     input [`RING-1:0] ring_read,
     input raw_1,
-    input [`AMOUNT-1:0] amount_raw,
+    input [`AMOUNT-`RAW_ZEROS-1:0] amount_raw,
     input raw_4,
     input raw_5,
     input signed_5
@@ -48,6 +48,7 @@ module prove_requantizer (
   // Stalls: see lane_hold.sv.
   always @(*) assume (advance);
 
+  wire [`AMOUNT-1:0] of_raw = amount_raw << `RAW_ZEROS;
   // Stages 2 to 5 of the pipeline as the table of hdl.lane names them.
   localparam SUM = `ACC + 1;
   localparam WIDE = SUM + 33;
@@ -60,7 +61,7 @@ module prove_requantizer (
     if (advance) begin
       if (age < 6) age <= age + 1;
       total[2] <= word + bias;
-      amount[2] <= raw_1 ? amount_raw : shift;
+      amount[2] <= raw_1 ? of_raw : shift;
       raw[2] <= raw_1;
       for (s = 3; s <= 5; s = s + 1) begin
         total[s] <= total[s-1];
@@ -72,9 +73,9 @@ module prove_requantizer (
   // those of the parts that a sum has.
   always @(*) begin
     assume (raw_4 == raw[4] && raw_5 == raw[5]);
-    assume (amount_raw <= 31);
+    assume (of_raw <= 31);
 `ifdef REACHED
-    assume (amount_raw % `ACT == 0 && amount_raw < `RAW_BEATS * `ACT);
+    assume (of_raw % `ACT == 0 && of_raw < `RAW_BEATS * `ACT);
 `endif
   end
 
