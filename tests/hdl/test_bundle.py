@@ -42,7 +42,7 @@ CONFIGS = {
 # Defects that the testbench must see, as text of the emitted Verilog before and after.
 DEFECTS = {
     "rounding": ("fine_sticky | fine[1]", "fine_sticky | 1'h1"),
-    "saturation": ("code <= raw_5 ? rounded[2:0]", "code <= ~raw_5 ? rounded[2:0]"),
+    "saturation": ("code <= high_5a ? hi_5a", "code <= ~high_5a ? hi_5a"),
     "tlast": ("m_axis_out_tlast <= ", "m_axis_out_tlast <= 1'h1 | "),
     "lost violation": ("total <= total + count", "total <= total + (count & 2'h2)"),
     "wrong register": ("4'h4: s_axil_rdata <= shape", "4'h4: s_axil_rdata <= limits"),
