@@ -397,7 +397,7 @@ GOWIN = Family(
     },
     ff=r"DFF\w*",
     dsp=(),
-    bram={"SDPB": 1.0, "SDPX9B": 1.0},
+    bram={"SDPB": 1.0, "SDPX9B": 1.0, "DPB": 1.0, "DPX9B": 1.0},
     bram_unit="BSRAM",
     carry=("ALU",),
     lut_memory=("RAM16SDP1", "RAM16SDP2", "RAM16SDP4"),

@@ -39,6 +39,52 @@ module SDPX9B(
   );
 endmodule
 
+module DPB(
+  input CLKA, CEA, WREA, OCEA, RESETA, CLKB, CEB, WREB, OCEB, RESETB, input [13:0] ADA, ADB,
+  input [15:0] DIA, DIB, input [2:0] BLKSELA, BLKSELB, output [15:0] DOA, DOB
+);
+  parameter READ_MODE0 = 1'b0;
+  parameter READ_MODE1 = 1'b0;
+  parameter WRITE_MODE0 = 2'b00;
+  parameter WRITE_MODE1 = 2'b00;
+  parameter BIT_WIDTH_0 = 16;
+  parameter BIT_WIDTH_1 = 16;
+  parameter BLK_SEL_0 = 3'b000;
+  parameter BLK_SEL_1 = 3'b000;
+  parameter RESET_MODE = "SYNC";
+  wire [31:0] word;
+  trilat_gowin_ram #(
+    .WRITE(BIT_WIDTH_0), .READ(BIT_WIDTH_1), .BYTE(8), .PLAIN(READ_MODE1 == 0)
+  ) ram (
+    .CLKA(CLKA), .CEA(CEA && WREA), .CLKB(CLKB), .CEB(CEB && !WREB), .RESETB(RESETB), .ADA(ADA),
+    .ADB(ADB), .DI({16'd0, DIA}), .DO(word)
+  );
+  assign DOB = word;
+endmodule
+
+module DPX9B(
+  input CLKA, CEA, WREA, OCEA, RESETA, CLKB, CEB, WREB, OCEB, RESETB, input [13:0] ADA, ADB,
+  input [17:0] DIA, DIB, input [2:0] BLKSELA, BLKSELB, output [17:0] DOA, DOB
+);
+  parameter READ_MODE0 = 1'b0;
+  parameter READ_MODE1 = 1'b0;
+  parameter WRITE_MODE0 = 2'b00;
+  parameter WRITE_MODE1 = 2'b00;
+  parameter BIT_WIDTH_0 = 18;
+  parameter BIT_WIDTH_1 = 18;
+  parameter BLK_SEL_0 = 3'b000;
+  parameter BLK_SEL_1 = 3'b000;
+  parameter RESET_MODE = "SYNC";
+  wire [35:0] word;
+  trilat_gowin_ram #(
+    .WRITE(BIT_WIDTH_0), .READ(BIT_WIDTH_1), .BYTE(9), .PLAIN(READ_MODE1 == 0)
+  ) ram (
+    .CLKA(CLKA), .CEA(CEA && WREA), .CLKB(CLKB), .CEB(CEB && !WREB), .RESETB(RESETB), .ADA(ADA),
+    .ADB(ADB), .DI({18'd0, DIA}), .DO(word)
+  );
+  assign DOB = word;
+endmodule
+
 // 512 words of four bytes of BYTE bits; WRITE and READ are port widths in bits.
 module trilat_gowin_ram #(parameter WRITE = 36, READ = 36, BYTE = 9, PLAIN = 1) (
   input CLKA, CEA, CLKB, CEB, RESETB, input [13:0] ADA, ADB, input [4*BYTE-1:0] DI,

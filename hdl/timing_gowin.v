@@ -150,3 +150,31 @@ module SDPX9B(
     $setup(RESETA, posedge CLKA, 438); $setup(RESETB, posedge CLKB, 438);
   endspecify
 endmodule
+
+(* blackbox *)
+module DPB(
+  input CLKA, CEA, WREA, OCEA, RESETA, CLKB, CEB, WREB, OCEB, RESETB, input [13:0] ADA, ADB,
+  input [15:0] DIA, DIB, input [2:0] BLKSELA, BLKSELB, output [15:0] DOA, DOB
+);
+  specify
+    (posedge CLKA => (DOA : 16'bx)) = 2260; (posedge CLKB => (DOB : 16'bx)) = 2260;
+    $setup(DIA, posedge CLKA, 35); $setup(ADA, posedge CLKA, 35); $setup(CEA, posedge CLKA, 87);
+    $setup(DIB, posedge CLKB, 35); $setup(ADB, posedge CLKB, 35); $setup(CEB, posedge CLKB, 87);
+    $setup(WREA, posedge CLKA, 35); $setup(RESETA, posedge CLKA, 438);
+    $setup(WREB, posedge CLKB, 35); $setup(RESETB, posedge CLKB, 438);
+  endspecify
+endmodule
+
+(* blackbox *)
+module DPX9B(
+  input CLKA, CEA, WREA, OCEA, RESETA, CLKB, CEB, WREB, OCEB, RESETB, input [13:0] ADA, ADB,
+  input [17:0] DIA, DIB, input [2:0] BLKSELA, BLKSELB, output [17:0] DOA, DOB
+);
+  specify
+    (posedge CLKA => (DOA : 18'bx)) = 2260; (posedge CLKB => (DOB : 18'bx)) = 2260;
+    $setup(DIA, posedge CLKA, 35); $setup(ADA, posedge CLKA, 35); $setup(CEA, posedge CLKA, 87);
+    $setup(DIB, posedge CLKB, 35); $setup(ADB, posedge CLKB, 35); $setup(CEB, posedge CLKB, 87);
+    $setup(WREA, posedge CLKA, 35); $setup(RESETA, posedge CLKA, 438);
+    $setup(WREB, posedge CLKB, 35); $setup(RESETB, posedge CLKB, 438);
+  endspecify
+endmodule

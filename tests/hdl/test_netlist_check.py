@@ -111,6 +111,8 @@ def test_a_memory_holds_what_was_written_in_each_stream():
         ("xcup", 300, 20, "RAMB18E2"),
         ("ecp5", 300, 36, "DP16KD"),
         ("gowin", 300, 36, "SDPX9B"),
+        ("gowin", 300, 18, "DPX9B"),
+        ("gowin", 2000, 4, "DPB"),
         ("xc7", 20, 8, "RAM32M"),
     ],
 )
