@@ -372,8 +372,9 @@ XCUP = Family(
 GOWIN = Family(
     name="gowin",
     device="Gowin GW2A, products in LUTs; delays of GW2A-18 C8/I7 from Apicula, its capacities",
-    # Without multipliers: no delay of theirs is published.
-    synth="synth_gowin -family gw2a -noiopads -nodsp -noflatten",
+    # Without multipliers: no delay of theirs is published. Without multiplexers behind pairs of
+    # tables, which save no delay and become tables of constants in a module that is mapped alone.
+    synth="synth_gowin -family gw2a -noiopads -nodsp -nowidelut -noflatten",
     start="coarse",
     before_memory="map_ram",
     after_memory="map_ffram",
