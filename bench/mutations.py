@@ -114,6 +114,15 @@ DESIGNS = {
         named=False,
         drawn=50,
     ),
+    # Two columns to a multiplier block.
+    "2x4 packed": Design(
+        config=AcceleratorConfig(
+            rows=2, cols=4, act_bits=3, weight_bits=3, max_k=6, psum_depth=3, mult="dsp",
+            dsp_pack=2,
+        ),
+        named=False,
+        drawn=40,
+    ),
     "2x2 clip, shell": Design(
         config=AcceleratorConfig(
             rows=2, cols=2, act_bits=3, weight_bits=3, max_k=6, psum_depth=3, protect="clip"

@@ -48,6 +48,7 @@ _ZERO = AcceleratorConfig(
 )
 _ONE = AcceleratorConfig(rows=1, cols=1, act_bits=2, weight_bits=2, max_k=2, psum_depth=2)
 _TWO = AcceleratorConfig(rows=2, cols=2, act_bits=2, weight_bits=2, max_k=2, psum_depth=2)
+_PACKED = replace(_TWO, mult="dsp", dsp_pack=2)
 
 
 def _lane_config(protect: str, act_bits: int) -> AcceleratorConfig:
@@ -118,15 +119,20 @@ def requantizer(config: AcceleratorConfig, defect: tuple[str, str, str]) -> Prop
 
 
 def _matrix_product(config: AcceleratorConfig) -> Property:
+    defect = ("trilat_activation_skew", r"\bsigned_in & acts\[1\]", "acts[1]")
+    if config.dsp_pack > 1:
+        # What a product borrows from the one above it in the block.
+        defect = ("trilat_multiplier", r" \+ packed_products\[3\]", "")
     return Property(
-        claim=f"{config.dataflow}: 2x2 array of 2-bit operands equals the matrix product",
+        claim=f"{config.dataflow}: 2x2 array of 2-bit operands equals the matrix product"
+        + (f", {config.dsp_pack} products a block" if config.dsp_pack > 1 else ""),
         wrapper="matrix_product",
         config=config,
         defines=_sizes,
         probes={},
         induction=0,
         depth=38,
-        defect=("trilat_activation_skew", r"\bsigned_in & acts\[1\]", "acts[1]"),
+        defect=defect,
         quick=False,
     )
 
@@ -289,6 +295,8 @@ PROPERTIES = {
     ),
     "matrix_product": _matrix_product(_TWO),
     "matrix_product_os": _matrix_product(replace(_TWO, dataflow="os")),
+    "matrix_product_packed": _matrix_product(_PACKED),
+    "matrix_product_os_packed": _matrix_product(replace(_PACKED, dataflow="os")),
     "flow": _flow(_ONE),
     "flow_os": _flow(replace(_ONE, dataflow="os")),
 }

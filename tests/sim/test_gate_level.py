@@ -75,6 +75,17 @@ def test_netlists_of_columns_that_share_multiplier_blocks(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_netlists_with_block_memories(
+    family: str, sim_cache: Path, verified: Callable[[str, int], None]
+) -> None:
+    deep = replace(config("ws", 2, 4), psum_depth=256)
+    sim_cache.mkdir(parents=True, exist_ok=True)
+    assert check_netlist(deep, family, runtime_cache=sim_cache).runs > 0
+    verified(NETLISTS, 1)
+
+
+@pytest.mark.nightly
 def test_a_wrong_netlist_is_seen(sim_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(given: AcceleratorConfig) -> str:
         text = generate(given)
