@@ -7,7 +7,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,8 +36,6 @@ def main(argv: list[str] | None = None) -> int:
 
     def action() -> int:
         settings = parse(argv)
-        # Threads that wait must sleep: synthesis in the background needs the cores they spin on.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # Imported here: torch and plotly take seconds that a mistyped flag need not wait for.
         from dse.report import write_report
         from dse.stages import open_stages

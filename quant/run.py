@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,9 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    # Before torch loads OpenMP: threads that spin while another program has their core make
-    # training several times slower; threads that sleep do not.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported here: these take seconds that `--help` and mistyped flags need not wait for.
     import torch
 

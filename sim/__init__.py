@@ -2,4 +2,6 @@
 
 from pathlib import Path
 
+import trilat  # noqa: F401 (before PyTorch)
+
 CACHE = Path(".cache") / "sim"  # where commands keep finished simulators
