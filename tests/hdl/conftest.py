@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rtl_bench import CONFIGS, PROBED, Bench, all_registers
+from rtl_bench import Bench, all_registers
+from rtl_configs import CONFIGS, PROBED
 
 CACHE = Path(__file__).parents[2] / ".cache" / "hdl-tests"
 

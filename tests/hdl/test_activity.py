@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from rtl_bench import PROBED, Bench, all_registers, random_job
+from rtl_bench import Bench, all_registers, random_job
+from rtl_configs import PROBED
 
 from hdl.activity import WeightedJob, activity, register_toggles
 from hdl.config import AcceleratorConfig

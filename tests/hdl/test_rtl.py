@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rtl_bench import CONFIGS, PROBED, Bench, Run, all_registers, random_job, read_rows
+from rtl_bench import Bench, Run, all_registers, random_job, read_rows
+from rtl_configs import CONFIGS, PROBED
 
 from hdl.config import AcceleratorConfig
 from hdl.registers import register_slice

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rtl_bench import CONFIGS, Bench, job_beats, random_job, widths
+from rtl_bench import Bench, job_beats, random_job, widths
+from rtl_configs import CONFIGS
 
 from hdl.config import AcceleratorConfig
 from hdl.schedule import (
