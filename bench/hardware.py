@@ -30,7 +30,7 @@ from hdl.families import FAMILIES, Family
 from hdl.gen import generate
 from hdl.mapping import MappedModule, instances, map_modules, split_modules
 from hdl.netlist_check import MismatchError
-from hdl.pnr import require_installed, router_of
+from hdl.pnr import check_routing
 from hdl.registers import CORE
 from hdl.synth import synthesize
 from trilat.errors import InputError, run_command
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def action() -> int:
         try:
             if arguments.pnr:
-                require_installed(router_of("ecp5"))
+                check_routing("ecp5", arguments.seeds, arguments.mhz)
             data = _run(quick=arguments.quick, cache=arguments.cache)
             if arguments.pnr:
                 data |= measure_clocks(

@@ -169,13 +169,9 @@ def route(
         yosys.YosysError: Yosys or nextpnr failed; says how to repeat its run.
     """
     start = time.monotonic()
+    check_routing(family, seeds, target_mhz)
     router = router_of(family)
     target = router.target_mhz if target_mhz is None else target_mhz
-    if not 1 <= seeds <= 1000:
-        raise InputError(f"the number of seeds must be 1 to 1000, not {seeds}")
-    if not 1 <= target <= 2000:
-        raise InputError(f"the target clock must be 1 to 2000 MHz, not {target:g}")
-    require_installed(router)
     texts = split_modules(verilog)
     texts = {name: texts[name] for name in sorted(below([top], instances(texts)))}
     mapped_to = FAMILIES[family] if use_dsp else FAMILIES[family].without_dsp()
@@ -233,8 +229,19 @@ def router_of(family: str) -> Router:
     return ROUTERS[family]
 
 
-def require_installed(router: Router) -> None:
-    """Raise InputError, saying how to install it, where a nextpnr is not installed."""
+def check_routing(family: str, seeds: int, target_mhz: float | None) -> None:
+    """Raise InputError for what `route` cannot do, before anything long is begun.
+
+    Args:
+        family: one of `ROUTERS`, whose nextpnr must be installed.
+        seeds: 1 to 1000.
+        target_mhz: 1 to 2000, or None for the router's own.
+    """
+    router = router_of(family)
+    if not 1 <= seeds <= 1000:
+        raise InputError(f"--seeds must be 1 to 1000, not {seeds}")
+    if target_mhz is not None and not 1 <= target_mhz <= 2000:
+        raise InputError(f"the target clock must be 1 to 2000 MHz, not {target_mhz:g}")
     if importlib.util.find_spec(_module(router)) is None:
         raise InputError(f"{router.package} is not installed: pip install 'trilat[pnr]'")
 

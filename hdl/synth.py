@@ -22,7 +22,7 @@ from hdl.devices import RESOURCES, Device, device_named, fit, largest_array, req
 from hdl.families import FAMILIES
 from hdl.gen import config_parser, generate
 from hdl.netlist_check import MismatchError
-from hdl.pnr import require_installed, route, router_of
+from hdl.pnr import check_routing, route
 from trilat.errors import InputError, run_command, unknown_name
 from trilat.files import write_json
 from trilat.progress import TerminalProgress
@@ -139,10 +139,7 @@ def _checked(arguments: argparse.Namespace) -> Device | None:
         if value is not None and not 0 < value < 1e5:
             raise InputError(f"--{name} must be positive, not {value:g}")
     if arguments.pnr:
-        router = router_of(arguments.family)
-        if arguments.seeds < 1:
-            raise InputError(f"--seeds must be at least 1, not {arguments.seeds}")
-        require_installed(router)
+        check_routing(arguments.family, arguments.seeds, arguments.target)
     return device
 
 

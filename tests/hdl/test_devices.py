@@ -189,7 +189,8 @@ def test_register_bits_of_one_pe_by_hand():
         (["--bandwidth", "0"], "--bandwidth must be positive"),
         (["--clock", "-1"], "--clock must be positive"),
         (["--pnr", "--family", "xc7"], "no place and route for family"),
-        (["--pnr", "--family", "ecp5", "--seeds", "0"], "--seeds must be at least 1"),
+        (["--pnr", "--family", "ecp5", "--seeds", "0"], "--seeds must be 1 to 1000"),
+        (["--pnr", "--family", "ecp5", "--target", "0"], "the target clock must be 1 to 2000 MHz"),
         (["--vivado", "DIR", "--part", "nonsense"], "not a Vivado part"),
     ],
 )
