@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Simulation models of UltraScale+ multiplier and block RAM for the netlist check; Yosys has none.
 // Written after the documented behaviour (UG579, UG573); only what Yosys emits is modelled:
-// multiplier without registers, one port writes and the other reads, no output register, no
+// multiplier without registers, either port writes and the other reads, no output register, no
 // cascade.
 module DSP48E2(
   input [29:0] A, input [17:0] B, input [47:0] C, input [26:0] D,
@@ -61,16 +61,31 @@ module RAMB18E2(
   parameter WRITE_MODE_B = "NO_CHANGE";
   parameter WRITE_WIDTH_A = 0;
   parameter WRITE_WIDTH_B = 0;
-  trilat_sdp_ram #(
-    .LANES(2), .READ(READ_WIDTH_A), .WRITE(WRITE_WIDTH_B), .MODE("SDP"),
-    .OLD(WRITE_MODE_B == "READ_FIRST"),
-    .PLAIN(DOA_REG == 0 && READ_WIDTH_B == 0 && WRITE_WIDTH_A == 0)
-  ) ram (
-    .clk(CLKARDCLK), .read(ENARDEN), .reset(RSTRAMARSTRAM), .read_at(ADDRARDADDR),
-    .write(ENBWREN), .write_at(ADDRBWRADDR), .enable(WEBWE),
-    .d({DINBDIN, DINADIN}), .dp({DINPBDINP, DINPADINP}),
-    .q({DOUTBDOUT, DOUTADOUT}), .qp({DOUTPBDOUTP, DOUTPADOUTP})
-  );
+  generate if (READ_WIDTH_A == 0 && WRITE_WIDTH_B == 0) begin : a_writes
+    wire [31:0] q;
+    wire [3:0] qp;
+    trilat_sdp_ram #(
+      .LANES(2), .READ(READ_WIDTH_B), .WRITE(WRITE_WIDTH_A), .MODE("SDP"),
+      .OLD(WRITE_MODE_A == "READ_FIRST"), .PLAIN(DOB_REG == 0)
+    ) ram (
+      .clk(CLKARDCLK), .read(ENBWREN), .reset(RSTRAMB), .read_at(ADDRBWRADDR),
+      .write(ENARDEN), .write_at(ADDRARDADDR), .enable({2'b0, WEA}),
+      .d({16'b0, DINADIN}), .dp({2'b0, DINPADINP}), .q(q), .qp(qp)
+    );
+    assign DOUTBDOUT = q[15:0];
+    assign DOUTPBDOUTP = qp[1:0];
+  end else begin : b_writes
+    trilat_sdp_ram #(
+      .LANES(2), .READ(READ_WIDTH_A), .WRITE(WRITE_WIDTH_B), .MODE("SDP"),
+      .OLD(WRITE_MODE_B == "READ_FIRST"),
+      .PLAIN(DOA_REG == 0 && READ_WIDTH_B == 0 && WRITE_WIDTH_A == 0)
+    ) ram (
+      .clk(CLKARDCLK), .read(ENARDEN), .reset(RSTRAMARSTRAM), .read_at(ADDRARDADDR),
+      .write(ENBWREN), .write_at(ADDRBWRADDR), .enable(WEBWE),
+      .d({DINBDIN, DINADIN}), .dp({DINPBDINP, DINPADINP}),
+      .q({DOUTBDOUT, DOUTADOUT}), .qp({DOUTPBDOUTP, DOUTPADOUTP})
+    );
+  end endgenerate
 endmodule
 
 module RAMB36E2(
@@ -92,14 +107,29 @@ module RAMB36E2(
   parameter WRITE_MODE_B = "NO_CHANGE";
   parameter WRITE_WIDTH_A = 0;
   parameter WRITE_WIDTH_B = 0;
-  trilat_sdp_ram #(
-    .LANES(4), .READ(READ_WIDTH_A), .WRITE(WRITE_WIDTH_B), .MODE("SDP"),
-    .OLD(WRITE_MODE_B == "READ_FIRST"),
-    .PLAIN(DOA_REG == 0 && READ_WIDTH_B == 0 && WRITE_WIDTH_A == 0)
-  ) ram (
-    .clk(CLKARDCLK), .read(ENARDEN), .reset(RSTRAMARSTRAM), .read_at(ADDRARDADDR),
-    .write(ENBWREN), .write_at(ADDRBWRADDR), .enable(WEBWE),
-    .d({DINBDIN, DINADIN}), .dp({DINPBDINP, DINPADINP}),
-    .q({DOUTBDOUT, DOUTADOUT}), .qp({DOUTPBDOUTP, DOUTPADOUTP})
-  );
+  generate if (READ_WIDTH_A == 0 && WRITE_WIDTH_B == 0) begin : a_writes
+    wire [63:0] q;
+    wire [7:0] qp;
+    trilat_sdp_ram #(
+      .LANES(4), .READ(READ_WIDTH_B), .WRITE(WRITE_WIDTH_A), .MODE("SDP"),
+      .OLD(WRITE_MODE_A == "READ_FIRST"), .PLAIN(DOB_REG == 0)
+    ) ram (
+      .clk(CLKARDCLK), .read(ENBWREN), .reset(RSTRAMB), .read_at(ADDRBWRADDR),
+      .write(ENARDEN), .write_at(ADDRARDADDR), .enable({4'b0, WEA}),
+      .d({32'b0, DINADIN}), .dp({4'b0, DINPADINP}), .q(q), .qp(qp)
+    );
+    assign DOUTBDOUT = q[31:0];
+    assign DOUTPBDOUTP = qp[3:0];
+  end else begin : b_writes
+    trilat_sdp_ram #(
+      .LANES(4), .READ(READ_WIDTH_A), .WRITE(WRITE_WIDTH_B), .MODE("SDP"),
+      .OLD(WRITE_MODE_B == "READ_FIRST"),
+      .PLAIN(DOA_REG == 0 && READ_WIDTH_B == 0 && WRITE_WIDTH_A == 0)
+    ) ram (
+      .clk(CLKARDCLK), .read(ENARDEN), .reset(RSTRAMARSTRAM), .read_at(ADDRARDADDR),
+      .write(ENBWREN), .write_at(ADDRBWRADDR), .enable(WEBWE),
+      .d({DINBDIN, DINADIN}), .dp({DINPBDINP, DINPADINP}),
+      .q({DOUTBDOUT, DOUTADOUT}), .qp({DOUTPBDOUTP, DOUTPADOUTP})
+    );
+  end endgenerate
 endmodule

@@ -215,12 +215,14 @@ module RAMB18E2(
     $setup(ADDRBWRADDR, posedge CLKBWRCLK, 383);
     $setup(ENARDEN, posedge CLKARDCLK, 342);
     $setup(ENBWREN, posedge CLKBWRCLK, 342);
+    $setup(WEA, posedge CLKARDCLK, 394);
     $setup(WEBWE, posedge CLKBWRCLK, 394);
     $setup(DINADIN, posedge CLKBWRCLK, 383);
     $setup(DINBDIN, posedge CLKBWRCLK, 383);
     $setup(DINPADINP, posedge CLKBWRCLK, 383);
     $setup(DINPBDINP, posedge CLKBWRCLK, 383);
     $setup(RSTRAMARSTRAM, posedge CLKARDCLK, 342);
+    $setup(RSTRAMB, posedge CLKBWRCLK, 342);
   endspecify
 endmodule
 
@@ -243,11 +245,13 @@ module RAMB36E2(
     $setup(ADDRBWRADDR, posedge CLKBWRCLK, 383);
     $setup(ENARDEN, posedge CLKARDCLK, 342);
     $setup(ENBWREN, posedge CLKBWRCLK, 342);
+    $setup(WEA, posedge CLKARDCLK, 394);
     $setup(WEBWE, posedge CLKBWRCLK, 394);
     $setup(DINADIN, posedge CLKBWRCLK, 383);
     $setup(DINBDIN, posedge CLKBWRCLK, 383);
     $setup(DINPADINP, posedge CLKBWRCLK, 383);
     $setup(DINPBDINP, posedge CLKBWRCLK, 383);
     $setup(RSTRAMARSTRAM, posedge CLKARDCLK, 342);
+    $setup(RSTRAMB, posedge CLKBWRCLK, 342);
   endspecify
 endmodule
