@@ -127,6 +127,15 @@ def test_findings_follow_the_figures() -> None:
     assert high.met is False and high.found == "points above clean: qat +48.00, clip:0.1 +7.00"
     assert survival.met and "0.90 % (lenet5, clip:0.1, 8 bits)" in survival.found
 
+    # The fifth of the rates on colour images is 1 %.
+    t2 = [cell for cell in mitigation_methods.cells(Effort()) if cell.model != "norm-cnn"]
+    colour = [cell for cell in t2 if (cell.model, cell.bits) == ("vgg11:0.25", 8)]
+    errors = {"qat": (1, 1, 1, 1, 30, 1, 1, 1), "clip:0.05": (1, 1, 1, 1, 6, 1, 1, 1)}
+    found = {c: made(c, errors[c.method]) for c in colour if c.method in errors}
+    _, low, _, _ = mitigation_methods.findings(t2, found)
+    assert low.expected.startswith("vgg11:0.25: ")
+    assert low.met and low.found == "points above clean: qat +28.00, clip:0.05 +4.00"
+
     t3 = mitigation_chips.cells(EFFORT)
     fixed = next(cell for cell in t3 if cell.on_chip == "fixed")
     figures = made(fixed, (2, 9, 8, 4)) | {"others": made(fixed, (50, 60, 70, 80))}
