@@ -67,12 +67,15 @@ module DP16KD(
   parameter CLKAMUX = "CLKA";
   parameter CLKBMUX = "CLKB";
   parameter GSR = "AUTO";
-  // Only one pair of equal, whole widths has a model: an unknown module stops the check.
+  // Only equal widths have a model: an unknown module stops the check.
   generate
-    if (DATA_WIDTH_A != DATA_WIDTH_B || DATA_WIDTH_A < 18 || REGMODE_B != "NOREG")
+    if (DATA_WIDTH_A != DATA_WIDTH_B || REGMODE_B != "NOREG")
       trilat_no_model_of_this_ram_mode missing();
   endgenerate
   localparam WIDE = DATA_WIDTH_A == 36;
+  // Words of less than two bytes are written whole; those below a byte use no parity bits.
+  localparam NARROW = DATA_WIDTH_A < 18;
+  localparam SHIFT = DATA_WIDTH_A == 9 ? 3 : DATA_WIDTH_A == 4 ? 2 : DATA_WIDTH_A == 2 ? 1 : 0;
   reg [17:0] low [0:1023], high [0:1023];
   wire [17:0] da =
     {DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7, DIA6, DIA5,
@@ -98,6 +101,21 @@ module DP16KD(
   // A word that is being written reads as undefined: the inverted old bits stand for it.
   wire clash = `TRUE_WORD_LOST && write && wa == ra;
   reg [17:0] ql = 0, qh = 0;
+  wire [17:0] q;
+  generate
+    if (NARROW) begin : narrow
+      reg [DATA_WIDTH_A-1:0] words [0:(1 << (14 - SHIFT)) - 1];
+      wire [13-SHIFT:0] write_at = aa[13:SHIFT], read_at = ab[13:SHIFT];
+      wire lost = `TRUE_WORD_LOST && write && write_at == read_at;
+      reg [DATA_WIDTH_A-1:0] word = 0;
+      always @(posedge CLKA) if (write) words[write_at] <= da[DATA_WIDTH_A-1:0];
+      always @(posedge CLKB) if (CEB && !WEB)
+        word <= RSTB ? 0 : words[read_at] ^ {DATA_WIDTH_A{lost}};
+      assign q = {{18 - DATA_WIDTH_A{1'b0}}, word};
+    end else begin : whole
+      assign q = WIDE ? qh : ql;
+    end
+  endgenerate
   always @(posedge CLKB) if (CEB && !WEB) begin
     ql <= RSTB ? 0 : low[ra] ^ ({18{clash}} & ml);
     qh <= RSTB ? 0 : high[ra] ^ ({18{clash}} & mh);
@@ -107,5 +125,5 @@ module DP16KD(
     DOA4, DOA3, DOA2, DOA1, DOA0} = WIDE ? ql : 0;
   assign
     {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5,
-    DOB4, DOB3, DOB2, DOB1, DOB0} = WIDE ? qh : ql;
+    DOB4, DOB3, DOB2, DOB1, DOB0} = q;
 endmodule
