@@ -41,7 +41,7 @@ from quant.export import unrounded_weights
 from quant.faq import load_unrounded, save_unrounded
 from quant.fault_map import FaultMap, MemoryGeometry
 from quant.graph import trace
-from quant.models import ModelSpec, build_model, load_weights
+from quant.models import ModelSpec, build_model, load_weights, weights_normalization
 from quant.network import IntegerNetwork
 from quant.ops import GemmOp
 from quant.quantize import quantize
@@ -50,6 +50,9 @@ from quant.weight_memory import weight_codes
 from trilat.files import content_hash, replacing, write_json
 from trilat.progress import Progress
 
+# The network whose float weights are given, in a folder beside that of the data.
+GIVEN = "vgg11"
+CHECKPOINT = Path("checkpoints") / "vgg11_cifar10.safetensors"
 _VERSION = 2  # one more whenever a cell's figures change for the same settings
 
 Found = Mapping["Cell", Mapping[str, Any]]
@@ -211,15 +214,34 @@ class Bench:
             self._sets[name] = load_data(spec, seed=self.effort.seed, progress=self.progress)
         return self._sets[name]
 
+    def data_of(self, model: str, name: str) -> DataSet:
+        """Return a data set as a network takes it: with the normalization of given weights."""
+        data = self.data(name)
+        normalization = weights_normalization(self._given()) if model == GIVEN else None
+        return data if normalization is None else data.with_normalization(*normalization)
+
+    def _given(self) -> Path:
+        path = self.sources.parent / CHECKPOINT
+        if not path.is_file():
+            raise MissingError(f"no weights: there is no {path}")
+        return path
+
     def path(self, cell: Cell) -> Path:
         """Return the file of a cell's figures; raise MissingError without its data."""
         depends = [cell.settings(), self.data(cell.data).fingerprint]
         return self.folder / f"{_hashed(depends)}.json"
 
     def float_network(self, model: str, data_name: str) -> ModelSpec:
-        """Return a float network, trained for as long as trilat does by default, once."""
+        """Return a float network: the given one, or one that trilat's default trains, once.
+
+        Raises:
+            MissingError: the given one is not there.
+        """
         data, seed = self.data(data_name), self.effort.seed
         spec = build_model(model, num_classes=data.num_classes, data_shape=data.shape, seed=seed)
+        if model == GIVEN:
+            load_weights(spec.module, self._given())
+            return spec
         depends = ["float", model, data.fingerprint, seed]
         path = self.folder / "networks" / f"{_hashed(depends)}.safetensors"
         if not path.is_file():
@@ -241,7 +263,7 @@ class Bench:
             bits: of a weight; activations have 8.
             epochs: of the method's training.
         """
-        data, seed = self.data(data_name), self.effort.seed
+        data, seed = self.data_of(model, data_name), self.effort.seed
         depends = ["quantized", model, data.fingerprint, method, bits, epochs, seed]
         base = self.folder / "networks" / _hashed(depends)
         network_path, unrounded_path, record_path = (
@@ -312,7 +334,7 @@ def codes_and_labels(
     cell: Cell, bench: Bench, network: IntegerNetwork
 ) -> tuple[Tensor, np.ndarray]:
     """Return image codes and labels of a cell's test images."""
-    data = bench.data(cell.data)
+    data = bench.data_of(cell.model, cell.data)
     split = first(data.test, cell.images)
     images = to_input(split.images, network.input_shape, data.mean, data.std)
     return engine.image_codes(network, images), split.labels

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.mitigation_cells import Bench, Cell, Effort, Found, MissingError, chips_of, first
+from bench.mitigation_cells import GIVEN, Bench, Cell, Effort, Found, chips_of, first
 from bench.mitigation_tables import Finding, at_rate, percent
 from faultinj.chip_campaign import spread
 from quant import engine
@@ -27,7 +26,7 @@ from quant.export import unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
 from quant.fine_tuning import BATCH
-from quant.models import ModelSpec, build_model, load_weights, weights_normalization
+from quant.models import ModelSpec, build_model, load_weights
 from quant.quantize import QuantizedModel, quantize
 from quant.training import train_float
 from quant.weight_memory import WeightMapping, faults_of_weights, logits_of, weight_codes
@@ -45,10 +44,8 @@ ROWS = (
 # Points that FAQ gains on CIFAR-10 at 4 % faulty cells, from the abstract of Hanif and Shafique
 # (IJCNN 2023); word width and number format were not seen.
 PAPER_RATE, PAPER_GAIN = 0.04, {"vgg11": 70.47, "resnet18": 76.38}
-# The float weights of VGG11 at full width, in a folder beside that of the data.
-CHECKPOINT = Path("checkpoints") / "vgg11_cifar10.safetensors"
 # Per chip and rate an image takes VGG11 6 ms of a core, narrow networks 1 ms, LeNet-5 0.1 ms.
-IMAGES = {"vgg11": 200, "vgg11:0.25": 500, "resnet18:0.125": 500}
+IMAGES = {GIVEN: 200, "vgg11:0.25": 500, "resnet18:0.125": 500}
 NARROW_EPOCHS = 3
 CONVERSION = 0.01  # of an epoch, at most; the paper's is 0.05
 POINTS = (-100.0, 100.0)  # that one accuracy can be above another
@@ -62,7 +59,7 @@ def networks(effort: Effort) -> list[tuple[str, str, int | None, int, bool]]:
     if effort.colour is not None:
         narrow = effort.epochs or NARROW_EPOCHS
         sets += [
-            ("vgg11", effort.colour, None, False),
+            (GIVEN, effort.colour, None, False),
             ("vgg11:0.25", effort.colour, narrow, False),
             ("resnet18:0.125", effort.colour, narrow, False),
             ("resnet18", effort.colour, None, True),
@@ -106,18 +103,7 @@ def calibrated(cell: Cell, bench: Bench) -> tuple[QuantizedModel, DataSet]:
     Raises:
         MissingError: VGG11 at full width is not there.
     """
-    data = bench.data(cell.data)
-    if cell.model == "vgg11":
-        path = bench.sources.parent / CHECKPOINT
-        if not path.is_file():
-            raise MissingError(f"no weights: there is no {path}")
-        spec = build_model("vgg11", num_classes=10, data_shape=data.shape, seed=cell.seed)
-        load_weights(spec.module, path)
-        normalization = weights_normalization(path)
-        if normalization is not None:
-            data = data.with_normalization(*normalization)
-    else:
-        spec = _float_network(cell, bench)
+    spec, data = _float_network(cell, bench), bench.data_of(cell.model, cell.data)
     result = quantize(
         spec,
         data,
