@@ -305,6 +305,24 @@ def test_a_small_array_is_mapped_and_kept(small):
     assert (again.lut, again.delay_ns, again.modules) == (cost.lut, cost.delay_ns, cost.modules)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("depth", [100, 600, 3000])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_memories_of_all_depths_are_mapped_and_checked(family, depth, bits, tmp_path):
+    """Which kind of block RAM Yosys takes, and how wide, depends on both."""
+    from hdl.config import AcceleratorConfig
+    from hdl.registers import CORE
+
+    config = AcceleratorConfig(
+        rows=1, cols=1, act_bits=bits, weight_bits=bits, max_k=1024, psum_depth=depth
+    )
+    cost = synthesize(config, family=family, cache=tmp_path, top=CORE)
+    (lane,) = (module for module in cost.modules if module.name == "trilat_lane")
+    assert lane.vectors > 0
+    assert lane.bram36 > 0 or depth == 100
+
+
 def made(name, cells, children, delay):
     """Return a mapped module; a primitive's output nothing reads but a port of its own."""
     from hdl.mapping import MappedModule
