@@ -39,8 +39,9 @@ class Family:
             module without a long path would be mapped for a speed that the whole cannot use: flat
             synthesis trades it for area. So this is a little less than the longest path of any
             whole, and what is slower is mapped for speed; where PEs are slower, the other modules
-            are mapped for their delay (`with_path`). Of 2.6 to 3.0 ns, tried on designs of
-            `bench.synthesis`, none brings all of them to what flat synthesis makes of them.
+            are mapped for their delay behind a shift register (`with_path`). Of 2.6 to 3.0 ns,
+            tried on designs of `bench.synthesis`, none brings all of them to what flat synthesis
+            makes of them.
         in_primitives: gives a module, by name and text, in primitives of the family where Yosys
             would not make the best of them; or None.
         shift_registers: whether registers in a row become shift registers, and longer ones.

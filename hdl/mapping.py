@@ -187,6 +187,7 @@ def map_modules(
                     found = _load(file)
                     done.update(found)
                     timings.update({name: module.timing for name, module in found.items()})
+                    chained.update({name: module.chained for name, module in found.items()})
                     advance(len(found))
                 else:
                     todo.append(number)
@@ -207,15 +208,22 @@ def map_modules(
                 return any(kind in family.dsp for kind in done[name].cells)
             return any(cell["type"] in family.dsp for cell in netlists[name]["cells"].values())
 
-        # The PEs first, as theirs is the longest path where products are made of LUTs. What leads
-        # through a multiplier block is none: ABC does not see through it in a flat netlist either.
+        # The PEs first, as theirs is the longest path where products are made of LUTs: from the end
+        # of a shift register, as nearly every array delays its operands. What leads through a
+        # multiplier block is none: ABC does not see through it in a flat netlist either.
         first = [i for i, group in enumerate(shared) if group[0].startswith(_PE)]
         map_missing(first, family)
         pes = [name for i in first for name in shared[i]]
         time_level(pes, "sta_pes")
-        slowest = max([timings[name].delay for name in pes if not passes_block(name)], default=0)
+        delays = [
+            timing.delay
+            for name in pes
+            if not passes_block(name)
+            for timing in (timings[name], chained[name])
+            if timing is not None
+        ]
         rest = [i for i in range(len(shared)) if i not in first]
-        map_missing(rest, family.with_path(slowest))
+        map_missing(rest, family.with_path(max(delays, default=0)))
         if not mapped:
             return done
         checked = pool.submit(_check, netlists, texts, inside_pes, family, _new(folder, "check"))
