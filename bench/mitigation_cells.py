@@ -215,7 +215,11 @@ class Bench:
         return self._sets[name]
 
     def data_of(self, model: str, name: str) -> DataSet:
-        """Return a data set as a network takes it: with the normalization of given weights."""
+        """Return a data set as a network takes it: with the normalization of given weights.
+
+        Raises:
+            MissingError: the data set or the weights are not there.
+        """
         data = self.data(name)
         normalization = weights_normalization(self._given()) if model == GIVEN else None
         return data if normalization is None else data.with_normalization(*normalization)
@@ -235,7 +239,7 @@ class Bench:
         """Return a float network: the given one, or one that trilat's default trains, once.
 
         Raises:
-            MissingError: the given one is not there.
+            MissingError: the data set or the given weights are not there.
         """
         data, seed = self.data(data_name), self.effort.seed
         spec = build_model(model, num_classes=data.num_classes, data_shape=data.shape, seed=seed)

@@ -37,7 +37,7 @@ WEIGHTS_ONLY = ("normal", "rquant", "rquant+clip:0.1", "rquant+clip:0.1+randbet:
 WEIGHTS_ONLY_EPOCHS = 3
 COLOUR_METHODS = ("qat", *CLIPS, "saq:0.3", "clip:0.1+randbet:0.01")
 COLOUR_MODEL = "vgg11:0.25"
-# An image takes the given VGG11 6 ms of a core, and a method's training most of an hour.
+# An image takes the given VGG11 6 ms of a core, for each chip and rate.
 GIVEN_IMAGES = 200
 
 
