@@ -36,9 +36,13 @@ from quant.convolution import conv2d
 from quant.network import TensorFormat
 from quant.ops import AddOp, FlattenOp, GemmOp, Op, PoolOp, keeps_format
 
-# Takes a layer's name, its quantized weight (dequantized) and the scale of each output channel in
-# the weight's dimensions; gives the weight that the layer then computes with.
-Disturb = Callable[[str, Tensor, Tensor], Tensor]
+# Takes a layer's name and its quantized weight (dequantized); gives the weight that the layer then
+# computes with, which carries the gradient back to the one given and may be that one, changed.
+Disturb = Callable[[str, Tensor], Tensor]
+# Takes a layer's name and its weight codes, int8 (weights,); makes of them what a memory returns.
+Corrupt = Callable[[str, np.ndarray], None]
+
+_BLOCK_WEIGHTS = 1 << 17
 
 
 class _Weight(Int8WeightPerChannelFixedPoint):
@@ -85,7 +89,8 @@ class BrevitasModel(nn.Module):
         self.ops = tuple(ops)
         self.formats = formats
         self._disturb: Disturb | None = None
-        self._disturbed_codes = False
+        self._corrupt: Corrupt | None = None
+        self._constant: dict[str, Tensor] | None = None
         self.gemms = nn.ModuleDict()
         restriction = _restriction(formats)
         image = _activation(formats.tensors["input"], "none", restriction)
@@ -105,18 +110,34 @@ class BrevitasModel(nn.Module):
         return self.gemms[_key(name)]
 
     @contextlib.contextmanager
-    def disturbed(self, disturb: Disturb, *, codes: bool = False) -> Iterator[None]:
-        """Let training compute with quantized weights that `disturb` changes, within the block.
-
-        What it returns must carry the gradient back to the quantized weight, which it may change
-        in place. `codes` tells that it returns 8-bit codes times their scales, as faults leave
-        them, which are faster than any values.
-        """
-        self._disturb, self._disturbed_codes = disturb, codes
+    def disturbed(self, disturb: Disturb) -> Iterator[None]:
+        """Let training compute with other values than the quantized weights, within the block."""
+        self._disturb = disturb
         try:
             yield
         finally:
             self._disturb = None
+
+    @contextlib.contextmanager
+    def corrupted(self, corrupt: Corrupt) -> Iterator[None]:
+        """Let training compute with the codes that faults make of the weights', within the block.
+
+        The gradient passes straight through. The model must be on the CPU.
+        """
+        self._corrupt = corrupt
+        try:
+            yield
+        finally:
+            self._corrupt = None
+
+    @contextlib.contextmanager
+    def constant_weights(self) -> Iterator[None]:
+        """Find the codes of the weights once in the block, in which the weights must not change."""
+        self._constant = {}
+        try:
+            yield
+        finally:
+            self._constant = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, classes) of normalized images (N, C, H, W)."""
@@ -155,22 +176,12 @@ class BrevitasModel(nn.Module):
 
     def _run(self, op: Op, inputs: Sequence[Tensor]) -> Tensor:
         """Return an operation's result; in training, bfloat16 where layers of codes are fast."""
-        if self.training and isinstance(op, GemmOp):
-            codes_only = self._disturb is None or self._disturbed_codes
-            if codes_only and takes(op, self.formats, inputs[0]):
-                return self._multiply_codes(op, inputs[0])
+        if self.training and isinstance(op, GemmOp) and self._disturb is None:
+            x = inputs[0]
+            if takes(op, self.formats, x):
+                weight, codes = self.layer(op.name).weight, self._codes(op)
+                return multiply_codes(op, self.formats, x, weight, self._bias(op), codes)
         return self.quantize(op.name, op, self.compute(op, inputs))
-
-    def _multiply_codes(self, op: GemmOp, x: Tensor) -> Tensor:
-        disturbed = self._disturb is not None
-        weight = self._weight(op) if disturbed else self.layer(op.name).weight
-        with torch.no_grad():
-            codes = (weight / self._weight_scale(op)).round_()
-            if not disturbed:
-                limit = weight_limit(self.formats.weight_bits)
-                codes.clamp_(-limit, limit)
-            codes = codes.to(torch.int8)
-        return multiply_codes(op, self.formats, x, weight, self._bias(op), codes)
 
     def _multiply(self, op: GemmOp, x: Tensor) -> Tensor:
         layer = self.layer(op.name)
@@ -183,10 +194,39 @@ class BrevitasModel(nn.Module):
         return conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
 
     def _weight(self, op: GemmOp) -> Tensor:
-        """Return what training multiplies with: quantized, then disturbed."""
-        limit, scale = weight_limit(self.formats.weight_bits), self._weight_scale(op)
-        weight = _FakeQuantizeParameter.apply(self.layer(op.name).weight, scale, -limit, limit)
-        return weight if self._disturb is None else self._disturb(op.name, weight, scale)
+        """Return what training multiplies with: quantized, then disturbed or of corrupted codes."""
+        weight, scale = self.layer(op.name).weight, self.weight_scale(op)
+        if self._corrupt is not None:
+            return _Dequantize.apply(weight, self._codes(op), scale)
+        limit = weight_limit(self.formats.weight_bits)
+        quantized = _FakeQuantizeParameter.apply(weight, scale, -limit, limit)
+        return quantized if self._disturb is None else self._disturb(op.name, quantized)
+
+    def _codes(self, op: GemmOp) -> Tensor:
+        """Return the codes that training multiplies with, int8 like the layer's weight."""
+        if self._constant is None:
+            codes = self._quantized(op)
+        else:
+            if op.name not in self._constant:
+                self._constant[op.name] = self._quantized(op)
+            codes = self._constant[op.name]
+        if self._corrupt is not None:
+            codes = codes.clone()
+            self._corrupt(op.name, codes.view(-1).numpy())
+        return codes
+
+    @torch.no_grad()
+    def _quantized(self, op: GemmOp) -> Tensor:
+        weight, scale = self.layer(op.name).weight, self.weight_scale(op)
+        limit = weight_limit(self.formats.weight_bits)
+        codes = torch.empty_like(weight, dtype=torch.int8)
+        # By blocks of channels that stay in the cache.
+        channels = max(1, _BLOCK_WEIGHTS // weight[0].numel())
+        for block, values, step in zip(
+            *(whole.split(channels) for whole in (codes, weight, scale)), strict=True
+        ):
+            block.copy_((values / step).round_().clamp_(-limit, limit))
+        return codes
 
     def _bias(self, op: GemmOp) -> Tensor:
         bias = self.layer(op.name).bias
@@ -194,7 +234,8 @@ class BrevitasModel(nn.Module):
         scale = _scales(self.formats.bias_scale(op), bias)
         return _FakeQuantizeParameter.apply(bias, scale, -half, half - 1)
 
-    def _weight_scale(self, op: GemmOp) -> Tensor:
+    def weight_scale(self, op: GemmOp) -> Tensor:
+        """Return the scale of each output channel, in the dimensions of the layer's weight."""
         weight = self.layer(op.name).weight
         scale = _scales(self.formats.weight_scale(op), weight)
         return scale.view(-1, *[1] * (weight.dim() - 1))
@@ -249,6 +290,18 @@ class _FakeQuantizeParameter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return gradients[0], None, None, None
+
+
+class _Dequantize(torch.autograd.Function):
+    """Codes of a weight, which receives the gradient as if it had been multiplied with."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        return codes * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None, None
 
 
 def _key(name: str) -> str:

@@ -16,12 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from quant import engine
 from quant.brevitas_model import BrevitasModel
-from quant.disturbance import Words
 from quant.export import unrounded_weights
 from quant.faq import FaultAwareTable, fault_aware_codes
 from quant.fault_map import FaultMap
@@ -76,7 +74,7 @@ def chip_step(
         faq: compute with the codes that fault-aware quantization would store.
         loss: of the pass.
     """
-    parts: dict[str, tuple[WeightFaults, Tensor]] = {}
+    parts: dict[str, tuple[WeightFaults, np.ndarray, np.ndarray]] = {}
     tables: dict[int, FaultAwareTable] = {}
     step_number = 0
 
@@ -87,18 +85,18 @@ def chip_step(
         if changed is not None:
             parts.update(_by_layer(model, changed))
 
-        def disturb(name: str, values: Tensor, scale: Tensor) -> Tensor:
-            faults, index = parts[name]
-            words = Words(values, scale, index)
-            plain = words.codes()
+        def corrupt(name: str, codes: np.ndarray) -> None:
+            faults, index, scale = parts[name]
+            plain = codes[index]
             if faq:
                 table = tables.setdefault(faults.bits, FaultAwareTable(faults.bits))
-                read = table.nearest(faults, plain, words.of(model.layer(name).weight))
+                weight = model.layer(name).weight.detach().view(-1).numpy()
+                read = table.nearest(faults, plain, weight[index] / scale)
             else:
                 read = (plain & faults.keep) ^ faults.invert
-            return words.replaced(read)
+            codes[index] = read
 
-        with model.disturbed(disturb, codes=True):
+        with model.corrupted(corrupt):
             value = loss(model, images, labels)
         value.backward()
         return float(value.detach())
@@ -172,11 +170,16 @@ def group_accuracy(
     return GroupAccuracy(chips=tuple(found), mean=float(np.mean(found)), worst=min(found))
 
 
-def _by_layer(model: BrevitasModel, faults: WeightFaults) -> dict[str, tuple[WeightFaults, Tensor]]:
+def _by_layer(
+    model: BrevitasModel, faults: WeightFaults
+) -> dict[str, tuple[WeightFaults, np.ndarray, np.ndarray]]:
+    """Return each layer's faults, and of its faulty words place and scale, int64 and float32."""
     parts, start = {}, 0
     for op in model.ops:
         if isinstance(op, GemmOp):
             part = faults.part(start, start + op.weight.numel())
-            parts[op.name] = (part, torch.from_numpy(part.index).long())
+            scale = model.weight_scale(op).view(-1).numpy()
+            index = part.index.astype(np.int64)  # numpy takes half as long by it as by int32
+            parts[op.name] = (part, index, scale[index // op.weight[0].numel()])
             start += op.weight.numel()
     return parts

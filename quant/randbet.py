@@ -12,12 +12,12 @@ per layer, biases without errors, Adam, and a network that was trained before.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
-import torch
 from torch import Tensor
 
 from quant.brevitas_model import BrevitasModel
-from quant.disturbance import Words
 from quant.fine_tuning import Loss, Step, cross_entropy
 from quant.weight_memory import WeightFaults
 
@@ -38,34 +38,48 @@ def random_flips(rng: np.random.Generator, *, weights: int, bits: int, rate: flo
     """
     cells = weights * bits
     draws = int(cells * rate + 6 * np.sqrt(cells * rate)) + 8
-    cell = np.cumsum(_gaps(rng, rate, draws)) - 1
+    cell = _positions(rng, rate, draws, before=-1.0)
     while cell[-1] < cells:
-        cell = np.concatenate([cell, cell[-1] + np.cumsum(_gaps(rng, rate, draws))])
-    cell = cell[: np.searchsorted(cell, cells)]
+        cell = np.concatenate([cell, _positions(rng, rate, draws, before=cell[-1])])
+    cell = cell[: np.searchsorted(cell, cells)].astype(np.int64 if cells >> 31 else np.int32)
     word = cell // bits
     # The highest bit of a code stands for all above it, since a code is kept sign-extended.
     mask = np.array([*(1 << b for b in range(bits - 1)), -1 << (bits - 1)], dtype=np.int8)
-    masks = mask[cell - word * bits]
-    first = np.empty(len(word), dtype=bool)
-    first[:1], first[1:] = True, word[1:] != word[:-1]
-    starts = np.flatnonzero(first)
-    invert = np.bitwise_or.reduceat(masks, starts) if len(starts) else masks
+    masks = mask.take(cell - word * bits)
+    first = np.ones(len(word), dtype=bool)
+    np.not_equal(word[1:], word[:-1], out=first[1:])
+    index, invert = word[first].astype(np.int32, copy=False), masks[first]
+    # Few words have more than one.
+    more = np.flatnonzero(~first)
+    np.bitwise_or.at(invert, more - np.arange(1, len(more) + 1), masks[more])
     return WeightFaults(
         weights=weights,
         bits=bits,
-        index=word[starts].astype(np.int32),
-        keep=np.full(len(starts), -1, dtype=np.int8),
+        index=index,
+        keep=np.full(len(index), -1, dtype=np.int8),
         invert=invert,
     )
 
 
-def _gaps(rng: np.random.Generator, rate: float, count: int) -> np.ndarray:
-    """Return geometric numbers, int64 (count,): the distances of neighbouring errors."""
+def _positions(rng: np.random.Generator, rate: float, count: int, *, before: float) -> np.ndarray:
+    """Return the next places of errors behind `before`, whole numbers in float64 (count,)."""
     if rate == 1:
-        return np.ones(count, dtype=np.int64)
-    # numpy's own geometric takes twice as long.
-    waits = rng.standard_exponential(count) / -np.log1p(-rate)
-    return np.maximum(np.ceil(waits), 1).astype(np.int64)
+        return before + np.arange(1.0, count + 1)
+    # Gaps are geometric numbers; numpy's own take twice as long.
+    gaps = rng.standard_exponential(count)
+    gaps /= -np.log1p(-rate)
+    np.maximum(np.ceil(gaps, out=gaps), 1, out=gaps)
+    gaps[0] += before
+    return np.cumsum(gaps, out=gaps)
+
+
+def _clamped(gradient: Tensor) -> Tensor:
+    return gradient.clamp(-_CLAMP, _CLAMP)
+
+
+def _halve(parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        parameter.grad.div_(2)
 
 
 def bit_error_step(
@@ -82,28 +96,27 @@ def bit_error_step(
     """
     rng = np.random.default_rng([seed, 1])
 
-    def disturb(name: str, values: Tensor, scale: Tensor) -> Tensor:
-        faults = random_flips(rng, weights=values.numel(), bits=bits, rate=rate)
-        index = torch.from_numpy(faults.index).long()
-        words = Words(values, scale, index)
-        return words.replaced(words.codes() ^ faults.invert)
+    def corrupt(name: str, codes: np.ndarray) -> None:
+        faults = random_flips(rng, weights=codes.size, bits=bits, rate=rate)
+        codes[faults.index.astype(np.intp)] ^= faults.invert  # twice as fast as by int32
 
     def step(model: BrevitasModel, images: Tensor, labels: Tensor) -> float:
-        clean = loss(model, images, labels)
-        clean.backward()
-        value = float(clean.detach())
-        if value >= _CLEAN_SHARE * threshold:
-            return value
-        with model.disturbed(disturb, codes=True):
-            faulty = loss(model, images, labels)
+        with model.constant_weights():
+            clean = loss(model, images, labels)
+            clean.backward()
+            value = float(clean.detach())
+            if value >= _CLEAN_SHARE * threshold:
+                return value
+            with model.corrupted(corrupt):
+                faulty = loss(model, images, labels)
         if (value + float(faulty.detach())) / 2 > threshold:
             return value
-        gradients = [p.grad for p in model.parameters()]
-        model.zero_grad()
-        faulty.backward()
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            if parameter.grad is not None and gradient is not None:
-                parameter.grad.clamp_(-_CLAMP, _CLAMP).add_(gradient).div_(2)
+        # One gradient at a time is merged: a second set of them would be new pages in every step.
+        with contextlib.ExitStack() as hooks:
+            for parameter in model.parameters():
+                hooks.enter_context(parameter.register_hook(_clamped))
+                hooks.enter_context(parameter.register_post_accumulate_grad_hook(_halve))
+            faulty.backward()
         return value
 
     return step

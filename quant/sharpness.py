@@ -100,7 +100,7 @@ def _ascent(model: BrevitasModel, rho: float) -> Disturb:
     )
     factor = rho / (float(norm) + 1e-12)
 
-    def disturb(name: str, values: Tensor, scale: Tensor) -> Tensor:
+    def disturb(name: str, values: Tensor) -> Tensor:
         gradient = gradients[name]
         return values if gradient is None else values.add_(gradient, alpha=factor)
 

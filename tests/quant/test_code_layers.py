@@ -19,7 +19,6 @@ from quant.agreement import compare_layers
 from quant.brevitas_model import BrevitasModel, build_model
 from quant.calibration import Formats, choose_formats
 from quant.code_layers import has_fast_codes, multiply_codes, takes
-from quant.disturbance import Words
 from quant.graph import trace
 from quant.network import TensorFormat
 from quant.ops import GemmOp, run
@@ -306,7 +305,7 @@ def test_float32_where_layers_of_codes_are_no_gain(
     outputs = dict(found.outputs(batch))
     assert not by_codes(outputs)
     monkeypatch.setattr(brevitas_model, "takes", lambda *_: True)
-    with found.disturbed(lambda _, values, scale: values + 0.3 * scale):  # no codes
+    with found.disturbed(lambda _, values: values + 0.01):  # no codes
         assert not by_codes(dict(found.outputs(batch)))
 
 
@@ -315,17 +314,14 @@ def test_float32_where_layers_of_codes_are_no_gain(
 def test_faulty_codes_are_multiplied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     found, batch = model("vgg", 8, 8).train(), images(spec("vgg"), 8)
 
-    def disturb(_: str, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        index = torch.arange(0, values.numel(), 3)
-        words = Words(values, scale, index)
-        codes = words.codes() ^ np.int8(0x14)
-        codes[::4] = -128  # which only a fault writes
-        return words.replaced(codes)
+    def corrupt(_: str, codes: np.ndarray) -> None:
+        codes[::3] ^= np.int8(0x14)
+        codes[::12] = -128  # which only a fault writes
 
     outputs = []
     for fast in (True, False):
         monkeypatch.setattr(code_layers, "has_fast_codes", lambda fast=fast: fast)
-        with found.disturbed(disturb, codes=True):
+        with found.corrupted(corrupt):
             outputs.append(dict(found.outputs(batch)))
     assert by_codes(outputs[0]) and not by_codes(outputs[1])
     for name, values in outputs[1].items():

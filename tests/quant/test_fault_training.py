@@ -18,7 +18,6 @@ from quant import engine
 from quant.brevitas_model import BrevitasModel
 from quant.chip_training import chip_step, group_accuracy, introduced, model_faults
 from quant.data import DataSet, load_data, to_input
-from quant.disturbance import Words
 from quant.export import to_network, unrounded_weights
 from quant.faq import fault_aware_codes
 from quant.fault_map import KINDS, FaultMap, MemoryGeometry
@@ -62,10 +61,10 @@ def batch(count: int = 64) -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(data.train.labels[:count])
 
 
-def model(bits: int = 8, name: str | None = None) -> BrevitasModel:
+def model(bits: int = 8, name: str | None = None, requant: str = "shift") -> BrevitasModel:
     source = trained() if name is None else spec(name)
     return quantize(
-        source, digits(), weight_bits=bits, act_bits=8, method="ptq", seed=0
+        source, digits(), weight_bits=bits, act_bits=8, requant=requant, method="ptq", seed=0
     ).module.train()
 
 
@@ -100,16 +99,37 @@ def test_random_flips_are_independent_and_as_many_as_the_rate_says(bits: int, ra
     assert abs(both - count * rate**2) <= 5 * math.sqrt(count) * rate + 3
 
 
-def test_replaced_words_are_exact_and_let_the_gradient_through() -> None:
-    weight = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, -1.5]], requires_grad=True)
-    values = weight * 1
-    words = Words(values, torch.tensor([[1.0], [0.5]]), torch.tensor([1, 3, 5]))
-    assert words.codes().tolist() == [-2, 1, -3]
-    assert words.of(weight + 0.25).tolist() == [-1.75, 1.5, -2.5]
-    result = words.replaced(np.array([-128, 127, 4], dtype=np.int8))
-    assert result.tolist() == [[1.0, -128.0, 3.0], [63.5, 1.0, 2.0]]
-    result.backward(torch.arange(6.0).view(2, 3))
-    assert weight.grad is not None and weight.grad.tolist() == [[0, 1, 2], [3, 4, 5]]
+@pytest.mark.parametrize("requant", ["shift", "mult"])
+def test_corrupted_codes_are_the_network_s_and_the_gradient_passes(requant: str) -> None:
+    """With scales that are no powers of two, too, where a weight over its scale is no integer."""
+    found = model(8, requant=requant)
+    network = to_network(found, name="m", input_shape=(1, 8, 8), metadata={})
+    found.train()
+    images, labels = batch()
+    clean: list[np.ndarray] = []
+    read: dict[str, np.ndarray] = {}
+
+    def corrupt(name: str, codes: np.ndarray) -> None:
+        clean.append(codes.copy())
+        codes ^= np.int8(0x41)
+        read[name] = codes
+
+    with found.corrupted(corrupt):
+        cross_entropy(found, images, labels).backward()
+    assert np.array_equal(np.concatenate(clean), weight_codes(network))
+    mine = gradients(found)
+    # The same of a model whose weights are those codes.
+    with torch.no_grad():
+        for op in found.ops:
+            if isinstance(op, GemmOp):
+                codes = torch.from_numpy(read[op.name].astype(np.float32))
+                weight = found.layer(op.name).weight
+                weight.copy_(codes.view_as(weight) * found.weight_scale(op))
+    found.zero_grad()
+    with found.disturbed(lambda name, values: found.layer(name).weight):
+        cross_entropy(found, images, labels).backward()
+    for one, other in zip(mine, gradients(found), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -189,7 +209,7 @@ def test_a_sharpness_step_takes_the_gradient_at_the_worst_point_nearby() -> None
     }
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in weight_gradients.values()))
     found.zero_grad()
-    with found.disturbed(lambda name, w, scale: w + rho / norm * weight_gradients[name]):
+    with found.disturbed(lambda name, w: w + rho / norm * weight_gradients[name]):
         cross_entropy(found, images, labels).backward()
     expected = gradients(found)
     found.zero_grad()
