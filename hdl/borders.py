@@ -131,6 +131,7 @@ class _Module:
         self.cone = cache(self._cone)
         self.delays = cache(self._delays)
         self.readers = cache(self._readers)
+        self.twins = cache(self._twins)
 
     def _decided(self, known: frozenset[Bit]) -> list[int]:
         """Return the primitives that depend on `known` and constants alone, drivers first.
@@ -154,6 +155,31 @@ class _Module:
                     if left[user] == 0:
                         ready.append(user)
         return ready
+
+    def _twins(self, joined: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return what equals another primitive once nets are joined, each with the one that stays.
+
+        Args:
+            joined: nets without a driver here that carry the same value as another one.
+        """
+        names: dict[Bit, Bit] = {}
+        names.update(joined)
+        seen: dict[tuple[Any, ...], int] = {}
+        found: dict[int, int] = {}
+        before = -1
+        while len(found) > before:
+            before = len(found)
+            seen.clear()
+            for number, cell in enumerate(self.cells):
+                if number in found or not self.outputs[number]:
+                    continue
+                inputs = tuple(names.get(bit, bit) for bit in self.inputs[number])
+                other = seen.setdefault((cell.kind, cell.parameters, inputs), number)
+                # What has the same inputs anyway was made twice by ABC, in a flat netlist too.
+                if other != number and self.inputs[other] != self.inputs[number]:
+                    found[number] = other
+                    names.update(zip(self.outputs[number], self.outputs[other], strict=True))
+        return list(found.items())
 
     def _cone(self, wanted: frozenset[int], elsewhere: frozenset[int]) -> _Cone:
         """Return what is needed for the nets `wanted`, of which `elsewhere` is not built here."""
@@ -280,12 +306,14 @@ class _Design:
         """Join the outputs of primitives with the same inputs, until there are no more of them.
 
         Only nets that are read in several places, and constants, can lead to equal primitives.
-        What is equal within one instance stays: flat synthesis has it too, as ABC makes it anew.
+        What is equal within one instance without its neighbours stays: flat synthesis has it too,
+        as ABC makes it anew.
         """
         readers: dict[int, list[int]] = {}
         for instance in self.instances:
             for bit in instance.module.sources:
                 readers.setdefault(self.net(instance, bit), []).append(instance.number)
+        self._merge_twins(readers)
         constants = {self.find(number) for number in range(len(CONSTANTS))}
         seen: dict[tuple[Any, ...], tuple[int, int]] = {}
         waiting = deque(range(len(self.instances)))
@@ -314,6 +342,24 @@ class _Design:
                     if affected not in queued:
                         queued.add(affected)
                         waiting.append(affected)
+
+    def _merge_twins(self, readers: dict[int, list[int]]) -> None:
+        """Join within an instance what is equal because it is given one value twice.
+
+        A sum that is extended by its sign for the next row, for example.
+        """
+        for instance in self.instances:
+            first: dict[int, int] = {}
+            joined = set()
+            for bit in instance.module.sources:
+                other = first.setdefault(self.net(instance, bit), bit)
+                if other != bit:
+                    joined.add((bit, other))
+            for cell, stays in instance.module.twins(frozenset(joined)) if joined else ():
+                twin = instance.number, stays
+                self.representative[instance.number, cell] = twin
+                self._merged.setdefault(instance.number, set()).add(cell)
+                self._join(instance, cell, twin, readers)
 
     def _join(
         self,
