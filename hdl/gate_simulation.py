@@ -164,6 +164,11 @@ class Simulation:
         exec(compile("\n".join(lines), f"<gates of {self._name}>", "exec"), space)
         self._step = space["step"]
 
+    @property
+    def only_connects(self) -> bool:
+        """Whether there is neither gate nor register, but for those of submodules."""
+        return not (self._nodes or self._registers or self._memories)
+
     def addresses(self) -> dict[str, int]:
         """Return the input ports that are addresses of memories, and how many words those have."""
         found: dict[str, int] = {}

@@ -5,8 +5,9 @@ Each kind of module is mapped once, in small groups with fixed members (`groups`
 makes of one module can depend on the others in the same run, so a result must not depend on what
 happens to be in the cache. A PE is mapped as one with all below it, as the border of a multiplier
 runs through logic (`whole_pes`). PEs come first: ABC saves area in all others up to their delay.
-A group is stored under the hash of its modules, those below them, that delay in steps, the family
-and the tool: another array size costs only the groups that it changes.
+Of delay lines one of each length is mapped (`hdl.delay_lines`), of modules that only connect
+others nothing. A group is stored under the hash of its modules, those below them, that delay in
+steps, the family and the tool: another array size costs only the groups that it changes.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hdl import netlist_check, yosys
+from hdl.delay_lines import thin, widen
 from hdl.families import Family
 from hdl.netlist import Netlist, netlist_from_json, read_netlist
 from hdl.timing import CLOCKS, Timing, analyse, black_box, end_chains, timed_as
-from trilat.files import content_hash, write_json
+from trilat.files import content_hash, write_text
 from trilat.progress import Advance
 
 # Counts in every key: raise it when the meaning of a stored result changes.
-_FORMAT = 6
+_FORMAT = 7
 _PE = "trilat_pe_"
 # Behind a module's name: with the registers at its inputs as ends of shift registers.
 _CHAINED = "$chained"
@@ -117,14 +119,25 @@ def groups(texts: Mapping[str, str]) -> list[list[str]]:
 
     A run costs a second before it does anything, so modules are run together where that does
     not make them depend on the size of the array too often: the PEs, by whose delay the others
-    are mapped; each one with a memory, whose mapping is slow; others that multiply; the rest.
+    are mapped; each one with a memory, whose mapping is slow; others that multiply; the rest; those
+    that connect others.
     """
     pes = [name for name in texts if name.startswith(_PE)]
     memories = [name for name, text in texts.items() if has_memory(text) and name not in pes]
     others = [name for name in texts if name not in pes and name not in memories]
     products = [name for name in others if " * " in texts[name]]
-    rest = [name for name in others if name not in products]
-    return [group for group in (pes, *([name] for name in memories), products, rest) if group]
+    wiring = [name for name in others if is_wiring(texts[name])]
+    rest = [name for name in others if name not in products and name not in wiring]
+    kinds = (pes, *([name] for name in memories), products, rest, wiring)
+    return [group for group in kinds if group]
+
+
+def is_wiring(text: str) -> bool:
+    """Return whether a module's Verilog has instances and nets alone: neither registers nor logic.
+
+    What stands in it as a comment does not count, so it must have none.
+    """
+    return re.search(r"\breg\b|\balways\b|[&|^~?+\-*/<>!$]|==", text) is None
 
 
 def has_memory(text: str) -> bool:
@@ -149,9 +162,11 @@ def map_modules(
         yosys.YosysError: Yosys failed; its work folder stays under `cache`.
         netlist_check.MismatchError: a netlist does not compute what its RTL does.
     """
-    texts, inside_pes = whole_pes(split_modules(verilog))
-    children = instances(texts)
-    shared = groups(texts)
+    whole_texts, inside_pes = whole_pes(split_modules(verilog))
+    children = instances(whole_texts)
+    shared = groups(whole_texts)
+    thinned = {name: thin(text) for name, text in whole_texts.items()}
+    texts = {name: text for name, (text, _) in thinned.items()}
     done: dict[str, MappedModule] = {}
     files: dict[int, Path] = {}
     mapped: dict[int, tuple[dict[str, Any], float]] = {}
@@ -170,8 +185,9 @@ def map_modules(
                 return
             ports = {name: module.ports for name, module in done.items()}
             ports |= {name: netlist["ports"] for name, netlist in netlists.items()}
-            inner = sorted({child for name in new for child in children[name]})
-            boxes = [black_box(child, ports[child], timings[child]) for child in inner]
+            below_it = sorted({child for name in new for child in children[name]})
+            inner = {child: timings[child] for child in below_it}
+            boxes = [black_box(child, ports[child], timing) for child, timing in inner.items()]
             timed = _time(new, boxes, inner, uninstantiated, family, _new(folder, work))
             timings.update({name: timed[name] for name in new})
             chained.update({name: timed.get(name + _CHAINED) for name in new})
@@ -181,7 +197,7 @@ def map_modules(
             todo = []
             for number in numbers:
                 file = files[number] = cache / _file_name(
-                    shared[number], texts, inside_pes, tools, target
+                    shared[number], whole_texts, inside_pes, tools, target
                 )
                 if file.exists():
                     found = _load(file)
@@ -232,21 +248,23 @@ def map_modules(
         agreed = checked.result()
     for number, (found, seconds) in mapped.items():
         result = {}
-        for name, netlist in found.items():
-            cells = Counter(cell["type"] for cell in netlist["cells"].values())
-            del cells["$scopeinfo"]
+        for name, given in found.items():
+            netlist = widen(read_netlist(given, texts), thinned[name][1])
             result[name] = MappedModule(
                 name=name,
-                cells={kind: n for kind, n in sorted(cells.items()) if kind not in texts},
-                children={kind: n for kind, n in sorted(cells.items()) if kind in texts},
-                ports=netlist["ports"],
-                netlist=read_netlist(netlist, texts),
+                cells=dict(sorted(Counter(cell.kind for cell in netlist.cells).items())),
+                children=dict(sorted(Counter(kind for kind, _ in netlist.children).items())),
+                ports={
+                    port: {**pins, "bits": netlist.ports[port]}
+                    for port, pins in given["ports"].items()
+                },
+                netlist=netlist,
                 timing=timings[name],
                 chained=chained[name],
                 vectors=agreed[name].vectors,
                 seconds=seconds,
             )
-        write_json(files[number], {name: asdict(module) for name, module in result.items()})
+        write_text(files[number], json.dumps(result, default=vars))
         done |= result
     return done
 
@@ -340,11 +358,17 @@ def map_group(
     top = f"module trilat_group();\n{all_of_them}\nendmodule\n"
     (folder / "group.v").write_text(top, encoding="utf-8")
     family.prepare(folder)
+    if all(is_wiring(texts[name]) for name in group):
+        steps = ["hierarchy -check -top trilat_group", "proc", "opt_clean"]
+    else:
+        steps = [
+            *netlist_check.flatten(pes if inside_pes else []),
+            *family.script("trilat_group", any(has_memory(texts[name]) for name in group)),
+        ]
     script = [
         "read_verilog modules.v group.v",
         *(["read_verilog -lib outside.v"] if outside else []),
-        *netlist_check.flatten(pes if inside_pes else []),
-        *family.script("trilat_group", any(has_memory(texts[name]) for name in group)),
+        *steps,
         "select " + " ".join(group),
         "write_json -selected netlists.json",
     ]
@@ -356,7 +380,7 @@ def map_group(
 def _time(
     netlists: Mapping[str, Mapping[str, Any]],
     boxes: list[str],
-    inner: list[str],
+    inner: Mapping[str, Timing],
     whole: Collection[str],
     family: Family,
     folder: Path,
@@ -372,7 +396,10 @@ def _time(
         whole=[*whole, *copies],
         models="\n".join([family.timing_models(cells - set(inner)), *boxes]),
         silent=inner,
-        opaque={*family.dsp, *family.bram, *inner},
+        opaque={
+            **dict.fromkeys((*family.dsp, *family.bram), ()),
+            **{name: timing.setup for name, timing in inner.items()},
+        },
         launch=family.launch,
         capture=family.capture,
         folder=folder,

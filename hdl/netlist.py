@@ -74,7 +74,7 @@ def read_netlist(module: Mapping[str, Any], submodules: Iterable[str]) -> Netlis
 
 
 def netlist_from_json(data: Mapping[str, Any]) -> Netlist:
-    """Read what `dataclasses.asdict` makes of a netlist, through JSON or not."""
+    """Read a netlist from its fields and those of its cells by name."""
     return Netlist(
         ports=data["ports"],
         inputs=tuple(data["inputs"]),

@@ -98,7 +98,8 @@ def timing_netlist(module: Mapping[str, Any]) -> dict[str, Any]:
     """Return a netlist (Yosys JSON of one module) as `sta` needs it.
 
     Outputs that drive nothing are cut off, lest a path end there; parameters that do not decide
-    timing are dropped; numbered pins become buses.
+    timing are dropped; numbered pins become buses. Names of nets are left out, as `sta` takes
+    the square of a net's width.
     """
     used = {bit for port in module["ports"].values() for bit in port["bits"]}
     for cell in module["cells"].values():
@@ -125,8 +126,7 @@ def timing_netlist(module: Mapping[str, Any]) -> dict[str, Any]:
             "port_directions": directions,
             "connections": pins,
         }
-    names = {name: {**net, "attributes": {}} for name, net in module["netnames"].items()}
-    return {"attributes": {}, "ports": module["ports"], "cells": cells, "netnames": names}
+    return {"attributes": {}, "ports": module["ports"], "cells": cells}
 
 
 def end_chains(module: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -206,7 +206,7 @@ def analyse(
     *,
     models: str,
     silent: Collection[str],
-    opaque: Collection[str],
+    opaque: Mapping[str, Collection[str]],
     launch: int,
     capture: int,
     folder: Path,
@@ -218,7 +218,8 @@ def analyse(
         netlists: module -> its netlist, Yosys JSON of one module.
         models: Verilog of the timing models of all their cells and submodules.
         silent: cell types that may have no arcs at all (submodules of wires alone).
-        opaque: cell types some of whose inputs have no arcs; a path may end there.
+        opaque: cell types some of whose inputs have no arcs, where a path may end, with those pins
+            that are known to have a set-up.
         launch: ps, clock to q of the flip-flop that drives each input port.
         capture: ps, set-up of the flip-flop behind each output port.
         folder: where the files go.
@@ -313,7 +314,7 @@ def _is_clock(pin: str, port: Mapping[str, Any]) -> bool:
 
 
 def _with_neighbours(
-    module: dict[str, Any], opaque: Collection[str]
+    module: dict[str, Any], opaque: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Put a flip-flop before each input port and behind each output port.
 
@@ -322,11 +323,11 @@ def _with_neighbours(
     Returns:
         The netlist, and for each data input the name of the clock port of its flip-flops.
     """
-    bits = [bit for net in module["netnames"].values() for bit in net["bits"]]
-    free = max((bit for bit in bits if isinstance(bit, int)), default=1) + 1
+    pins = [bits for cell in module["cells"].values() for bits in cell["connections"].values()]
+    every = [*pins, *(port["bits"] for port in module["ports"].values())]
+    free = max((bit for bits in every for bit in bits if isinstance(bit, int)), default=1) + 1
     ports: dict[str, Any] = {}
     cells = dict(module["cells"])
-    names = dict(module["netnames"])
     launches: dict[str, list[str]] = {}
 
     def neighbour(kind: str, pin: str, i: int, pins: dict[str, list[Any]]) -> None:
@@ -339,7 +340,6 @@ def _with_neighbours(
             "connections": pins,
         }
 
-    pins = [bits for cell in module["cells"].values() for bits in cell["connections"].values()]
     pins += [port["bits"] for port in module["ports"].values() if port["direction"] == "output"]
     used = {bit for bits in pins for bit in bits}
     ends = {
@@ -347,7 +347,7 @@ def _with_neighbours(
         for cell in module["cells"].values()
         if cell["type"] in opaque
         for pin, bits in cell["connections"].items()
-        if cell["port_directions"][pin] == "input"
+        if cell["port_directions"][pin] == "input" and pin not in opaque[cell["type"]]
         for bit in bits
         if isinstance(bit, int)
     }
@@ -363,13 +363,12 @@ def _with_neighbours(
         else:
             clock = f"trilat_launch_{pin}"
             ports[clock] = {"direction": "input", "bits": [free]}
-            names[clock] = {"hide_name": 0, "bits": [free], "attributes": {}}
             launches[pin] = [clock]
             for i, bit in enumerate(port["bits"]):
                 if bit in used:
                     neighbour("trilat_launch", pin, i, {"C": [free], "Q": [bit]})
             free += 1
-    return {**module, "ports": ports, "cells": cells, "netnames": names}, launches
+    return {**module, "ports": ports, "cells": cells, "netnames": {}}, launches
 
 
 def _latest(report: str) -> tuple[int, tuple[str, ...]]:

@@ -85,6 +85,37 @@ def test_a_pe_agrees_and_a_broken_one_does_not(family, tmp_path):
         compare(family, "pe", PE, netlist, tmp_path)
 
 
+def test_exchanged_wires_of_a_module_that_only_connects_are_seen(tmp_path):
+    text = """
+module pair(input aclk, input [3:0] a, output [3:0] q);
+  wire [3:0] between;
+  inner one (.aclk(aclk), .d(a), .q(between));
+  inner two (.aclk(aclk), .d(between), .q(q));
+endmodule
+"""
+    inner = "module inner(input aclk, input [3:0] d, output [3:0] q);\nendmodule\n"
+    (tmp_path / "pair.v").write_text(text)
+    (tmp_path / "inner.v").write_text(inner)
+    script = ["read_verilog pair.v", "read_verilog -lib inner.v", "hierarchy -top pair", "proc"]
+    yosys.run([*script, "opt_clean", "write_json out.json"], tmp_path, "read")
+    netlist = json.loads((tmp_path / "out.json").read_text())["modules"]["pair"]
+
+    def checked():
+        return netlist_check.check(
+            {"pair": netlist},
+            {"pair": text, "inner": inner},
+            models="",
+            clocks=("aclk",),
+            folder=tmp_path,
+        )["pair"]
+
+    assert 0 < checked().vectors < netlist_check.STREAMS * netlist_check.CYCLES
+    bits = netlist["cells"]["two"]["connections"]["d"]
+    bits[2], bits[3] = bits[3], bits[2]
+    with pytest.raises(netlist_check.MismatchError, match=r"two\.d"):
+        checked()
+
+
 @pytest.mark.slow
 def test_the_known_wrong_mapping_of_a_signed_chain_is_caught(tmp_path):
     netlist = map_to("xc7", "column", UNIFORM, tmp_path)
