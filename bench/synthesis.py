@@ -34,9 +34,18 @@ from rich.table import Table
 from hdl import yosys
 from hdl.config import AcceleratorConfig
 from hdl.cost import compose, count_cells
+from hdl.delay_lines import thin
 from hdl.families import FAMILIES
 from hdl.gen import generate
-from hdl.mapping import below, instances, map_modules, split_modules
+from hdl.mapping import (
+    below,
+    groups,
+    instances,
+    map_group,
+    map_modules,
+    split_modules,
+    whole_pes,
+)
 from hdl.netlist_check import MismatchError
 from hdl.registers import CORE
 from hdl.timing import analyse
@@ -91,9 +100,9 @@ _CORPUS: tuple[tuple[int, int, int, int, dict[str, Any]], ...] = (
 )
 # Largest error of LUTs and of flip-flops that is allowed in any design, in percent.
 BAR = 2.0
-# Designs whose flat time is set against that of the composed one: the first is stored and never
-# run again (it takes minutes), the second is run flat in the same run.
-_LARGE = AcceleratorConfig(rows=16, cols=16, mult="lut")
+# Designs whose flat time is set against that of the composed one: those of the first are stored and
+# never run again (they take minutes), the second is run flat in the same run.
+_LARGE = tuple(AcceleratorConfig(rows=size, cols=size, mult="lut") for size in (16, 32))
 _SMALL = AcceleratorConfig(rows=6, cols=6, mult="lut")
 _COUNTS = ("lut", "ff", "dsp", "bram36", "carry")
 
@@ -168,7 +177,7 @@ def map_flat(config: AcceleratorConfig, verilog: str) -> Flat:
             whole=[CORE],
             models=FAMILY.timing_models(set(cells)),
             silent=(),
-            opaque={*FAMILY.dsp, *FAMILY.bram},
+            opaque=dict.fromkeys((*FAMILY.dsp, *FAMILY.bram), ()),
             launch=FAMILY.launch,
             capture=FAMILY.capture,
             folder=folder,
@@ -205,10 +214,10 @@ def record(file: Path, jobs: int, large: bool, console: Console) -> None:
     Args:
         file: of the results, old ones included: they stay until all new ones are there.
         jobs: designs at a time.
-        large: whether the 16x16 array is one of them; else what is stored of it stays.
+        large: whether the large arrays are among them; else what is stored of those stays.
         console: where to report.
     """
-    configs = [*corpus(), *([_LARGE] if large else [])]
+    configs = [*corpus(), *(_LARGE if large else [])]
     verilog = [core_verilog(config) for config in configs]
     keys = [flat_key(text) for text in verilog]
     results = {result.key: result for result in load(file)}
@@ -218,7 +227,7 @@ def record(file: Path, jobs: int, large: bool, console: Console) -> None:
             results[key] = replace(results[key], config=config.to_json())
     kept = set(keys)
     if not large:
-        kept |= {key for key, result in results.items() if result.config == _LARGE.to_json()}
+        kept |= {key for key, result in results.items() if _is_large(result)}
     todo = [i for i, key in enumerate(keys) if key not in results]
     console.print(f"{len(todo)} of {len(configs)} designs are to be mapped, {jobs} at a time")
     start = time.monotonic()
@@ -247,6 +256,10 @@ def record(file: Path, jobs: int, large: bool, console: Console) -> None:
     order = {key: i for i, key in enumerate(keys)}
     final = [result for key, result in results.items() if key in kept]
     store(sorted(final, key=lambda result: order.get(result.key, len(order))), file)
+
+
+def _is_large(result: Flat) -> bool:
+    return any(result.config == config.to_json() for config in _LARGE)
 
 
 def label(config: AcceleratorConfig) -> str:
@@ -290,16 +303,17 @@ def check_sample(results: Sequence[Flat], count: int, seed: int) -> list[str]:
     return wrong
 
 
-def speed(stored: Flat | None, jobs: int) -> dict[str, Any]:
+def speed(stored: Sequence[Flat], jobs: int) -> dict[str, Any]:
     """Time the composed cost of int8 arrays against flat synthesis, in seconds of processor.
 
     Args:
-        stored: flat result of the 16x16 array, if there is one.
+        stored: flat results of large arrays.
         jobs: Yosys processes at a time.
 
     Returns:
-        By name: seconds of wall-clock and processor of each array with a cold cache, those of
-        new sizes after it, and the ratios to flat synthesis.
+        By name: wall-clock, processor, and processor of Yosys for mapping alone, of each array with
+        a cold cache and of new sizes after it; the ratios to flat synthesis, which is mapping
+        alone: its netlist is neither timed nor checked in that time.
     """
 
     def composed(config: AcceleratorConfig, cache: Path) -> dict[str, float]:
@@ -317,18 +331,43 @@ def speed(stored: Flat | None, jobs: int) -> dict[str, Any]:
         result["cold 6x6"] = composed(_SMALL, Path(folder))
     flat = map_flat(_SMALL, core_verilog(_SMALL)).seconds
     result["flat 6x6, same run"] = {"processor": flat}
-    result["ratio at 6x6, same run"] = flat / result["cold 6x6"]["processor"]
-    with tempfile.TemporaryDirectory() as folder:
-        result["cold 16x16"] = composed(_LARGE, Path(folder))
-        for name, rows, cols in (("then 15x16", 15, 16), ("then 16x12", 16, 12)):
-            result[name] = composed(replace(_LARGE, rows=rows, cols=cols), Path(folder))
-    if stored is not None:
-        result["flat 16x16, stored, of the machine that recorded it"] = {
-            "processor": stored.seconds
-        }
-        ratio = stored.seconds / result["cold 16x16"]["processor"]
-        result["ratio at 16x16, flat time stored"] = ratio
+    result["cold 6x6"]["mapping"] = _mapping_seconds(_SMALL)
+    result["ratio at 6x6, same run"] = _ratios(flat, result["cold 6x6"])
+    for config in _LARGE:
+        size = f"{config.rows}x{config.cols}"
+        with tempfile.TemporaryDirectory() as folder:
+            result[f"cold {size}"] = composed(config, Path(folder))
+            result[f"cold {size}"]["mapping"] = _mapping_seconds(config)
+            for rows, cols in ((config.rows - 1, config.cols), (config.rows, config.cols - 4)):
+                other = replace(config, rows=rows, cols=cols)
+                result[f"then {rows}x{cols}"] = composed(other, Path(folder))
+        for record in stored:
+            if record.config == config.to_json():
+                name = f"flat {size}, stored, of the machine that recorded it"
+                result[name] = {"processor": record.seconds}
+                ratios = _ratios(record.seconds, result[f"cold {size}"])
+                result[f"ratio at {size}, flat time stored"] = ratios
     return result
+
+
+def _ratios(flat: float, composed: dict[str, float]) -> dict[str, float]:
+    return {
+        "mapping alone": round(flat / composed["mapping"], 1),
+        "with timing and netlist checks": round(flat / composed["processor"], 1),
+    }
+
+
+def _mapping_seconds(config: AcceleratorConfig) -> float:
+    """Return the processor time of Yosys for mapping an array's kinds of module, one by one."""
+    whole, inside = whole_pes(split_modules(core_verilog(config)))
+    texts = {name: thin(text)[0] for name, text in whole.items()}
+    before = os.times()
+    for group in groups(whole):
+        with tempfile.TemporaryDirectory() as folder:
+            map_group(group, texts, inside, FAMILY, Path(folder))
+    after = os.times()
+    spent = after.children_user + after.children_system
+    return round(spent - before.children_user - before.children_system, 1)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -388,10 +427,14 @@ def main_parser() -> argparse.ArgumentParser:
     )
     default = Path(os.environ.get("TRILAT_CACHE", Path.home() / ".cache" / "trilat")) / "hdl"
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
-    parser.add_argument("--quick", action="store_true", help="four designs, no timing of 16x16")
+    parser.add_argument(
+        "--quick", action="store_true", help="four designs, no timing of large ones"
+    )
     parser.add_argument("--record", action="store_true", help="map flat what is missing, and end")
     parser.add_argument(
-        "--large", action="store_true", help="with --record: the flat 16x16 too (8 minutes or more)"
+        "--large",
+        action="store_true",
+        help="with --record: the flat 16x16 and 32x32 too (15 minutes or more)",
     )
     parser.add_argument(
         "--file", type=Path, default=FILE, help="flat results (default: those beside this module)"
@@ -425,8 +468,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace, console: Console) -> int:
     stored = load(arguments.file)
-    large = next((result for result in stored if result.config == _LARGE.to_json()), None)
-    results = [result for result in stored if result is not large]
+    large = [result for result in stored if _is_large(result)]
+    results = [result for result in stored if not _is_large(result)]
     if not results:
         raise InputError(f"{arguments.file} is missing: run python -m bench.synthesis --record")
     # Of the quick run, two of either dataflow where there are.
@@ -449,9 +492,12 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
     console.print(f"{same} of {len(results)} stored designs are what the generator emits now")
     times = {} if arguments.quick else speed(large, arguments.jobs)
     for name, value in times.items():
-        console.print(f"{name}: {value if isinstance(value, dict) else round(value, 1)}")
-    if times and large is not None and large.key != flat_key(core_verilog(_LARGE)):
-        console.print("the stored flat 16x16 is of Verilog that the generator no longer emits")
+        console.print(
+            f"{name}: " + ", ".join(f"{part} {number:g}" for part, number in value.items())
+        )
+    emitted = {flat_key(core_verilog(config)) for config in _LARGE}
+    if times and not {result.key for result in large} <= emitted:
+        console.print("a stored flat time is of Verilog that the generator no longer emits")
     wrong = check_sample(chosen, arguments.sample, arguments.seed)
     for line in wrong:
         console.print(f"not reproduced: {line}")
