@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from hdl.netlist import CONSTANTS, Bit, Cell, Netlist
+from hdl.border_module import Cone, Delay, Module
+from hdl.netlist import CONSTANTS, Bit, Netlist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def changes(
         top: module; all of its ports are read and driven from outside.
         shift_register: primitives of one of that many stages; None if registers stay registers.
     """
-    design = _elaborate({name: _Module(name, net) for name, net in netlists.items()}, top)
+    design = _elaborate({name: Module(name, net) for name, net in netlists.items()}, top)
     design.merge()
     cones = design.sweep()
     unread: Counter[str] = Counter()
@@ -82,172 +82,11 @@ def changes(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Delay:
-    """A register or shift register that only delays: cell, stages, nets, what else decides."""
-
-    cell: int
-    stages: int
-    data: Bit
-    out: Bit
-    control: tuple[Bit, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cone:
-    """What of a module is needed for some of its nets.
-
-    Attributes:
-        cells: the primitives.
-        outside: nets without a driver in the module.
-        elsewhere: outputs (cell, index) of primitives that another instance has.
-    """
-
-    cells: frozenset[int]
-    outside: tuple[int, ...]
-    elsewhere: tuple[tuple[int, int], ...]
-
-
-class _Module:
-    """A netlist with what is asked of it again and again."""
-
-    def __init__(self, name: str, netlist: Netlist) -> None:
-        self.name, self.netlist = name, netlist
-        self.cells = netlist.cells
-        self.inputs = [[b for bits in c.inputs.values() for b in bits] for c in self.cells]
-        self.outputs = [[b for bits in c.outputs.values() for b in bits] for c in self.cells]
-        self.driver = {
-            bit: (number, index)
-            for number, bits in enumerate(self.outputs)
-            for index, bit in enumerate(bits)
-            if isinstance(bit, int)
-        }
-        read = {bit for bits in self.inputs for bit in bits if isinstance(bit, int)}
-        self.sources = sorted(read - set(self.driver))
-        border = [*netlist.ports.values()]
-        border += [bits for _, pins in netlist.children for bits in pins.values()]
-        self.border = sorted({bit for bits in border for bit in bits if isinstance(bit, int)})
-        # Asked for with few different arguments, as most instances are in the same situation.
-        self.decided = cache(self._decided)
-        self.cone = cache(self._cone)
-        self.delays = cache(self._delays)
-        self.readers = cache(self._readers)
-        self.twins = cache(self._twins)
-
-    def _decided(self, known: frozenset[Bit]) -> list[int]:
-        """Return the primitives that depend on `known` and constants alone, drivers first.
-
-        What is in a loop depends on itself: flat synthesis does not find its like either.
-        """
-        users: dict[Bit, list[int]] = {}
-        left: dict[int, int] = {}
-        ready = []
-        for number, bits in enumerate(self.inputs):
-            unknown = {bit for bit in bits if isinstance(bit, int) and bit not in known}
-            left[number] = len(unknown)
-            for bit in unknown:
-                users.setdefault(bit, []).append(number)
-            if not unknown:
-                ready.append(number)
-        for number in ready:
-            for out in self.outputs[number]:
-                for user in users.pop(out, ()):
-                    left[user] -= 1
-                    if left[user] == 0:
-                        ready.append(user)
-        return ready
-
-    def _twins(self, joined: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Return what equals another primitive once nets are joined, each with the one that stays.
-
-        Args:
-            joined: nets without a driver here that carry the same value as another one.
-        """
-        names: dict[Bit, Bit] = {}
-        names.update(joined)
-        seen: dict[tuple[Any, ...], int] = {}
-        found: dict[int, int] = {}
-        before = -1
-        while len(found) > before:
-            before = len(found)
-            seen.clear()
-            for number, cell in enumerate(self.cells):
-                if number in found or not self.outputs[number]:
-                    continue
-                inputs = tuple(names.get(bit, bit) for bit in self.inputs[number])
-                other = seen.setdefault((cell.kind, cell.parameters, inputs), number)
-                # What has the same inputs anyway was made twice by ABC, in a flat netlist too.
-                if other != number and self.inputs[other] != self.inputs[number]:
-                    found[number] = other
-                    names.update(zip(self.outputs[number], self.outputs[other], strict=True))
-        return list(found.items())
-
-    def _cone(self, wanted: frozenset[int], elsewhere: frozenset[int]) -> _Cone:
-        """Return what is needed for the nets `wanted`, of which `elsewhere` is not built here."""
-        cells: set[int] = set()
-        outside: set[int] = set()
-        other: set[tuple[int, int]] = set()
-        waiting = list(wanted)
-        while waiting:
-            bit = waiting.pop()
-            driver = self.driver.get(bit)
-            if driver is None:
-                outside.add(bit)
-            elif driver[0] in elsewhere:
-                other.add(driver)
-            elif driver[0] not in cells:
-                cells.add(driver[0])
-                waiting += [b for b in self.inputs[driver[0]] if isinstance(b, int)]
-        return _Cone(
-            cells=frozenset(cells),
-            outside=tuple(sorted(outside)),
-            elsewhere=tuple(sorted(other)),
-        )
-
-    def _readers(self, cells: frozenset[int]) -> Counter[Bit]:
-        """Return by how many pins of `cells` each net is read."""
-        return Counter(
-            bit for number in cells for bit in self.inputs[number] if isinstance(bit, int)
-        )
-
-    def _delays(self, cells: frozenset[int]) -> list[_Delay]:
-        """Return those of `cells` that only delay."""
-        read = self.readers(cells)
-        found = []
-        for number in sorted(cells):
-            delay = _delay(number, self.cells[number], read)
-            if delay is not None:
-                found.append(delay)
-        return found
-
-
-def _delay(number: int, cell: Cell, read: Mapping[Bit, int]) -> _Delay | None:
-    """Return a Xilinx register without reset, or shift register of fixed length, as a delay."""
-    pins = {pin: bits for pin, bits in cell.inputs.items() if pin != "A"}
-    if cell.kind == "FDRE" and pins["R"] == ["0"]:
-        stages, out, clock = 1, cell.outputs["Q"][0], pins["C"][0]
-    elif cell.kind in ("SRL16E", "SRLC32E"):
-        address = cell.inputs.get("A") or [pins[f"A{i}"][0] for i in range(4)]
-        if any(bit not in ("0", "1") for bit in address):
-            return None
-        stages = 1 + sum(int(bit) << i for i, bit in enumerate(address))
-        out, clock = cell.outputs["Q"][0], pins["CLK"][0]
-        if "Q31" in cell.outputs and read[cell.outputs["Q31"][0]]:
-            if read[out]:
-                return None
-            stages, out = 32, cell.outputs["Q31"][0]
-    else:
-        return None
-    return _Delay(
-        cell=number, stages=stages, data=pins["D"][0], out=out, control=(clock, pins["CE"][0])
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Instance:
     """An instance of a module; `nets` gives the net of the whole for nets of the module."""
 
     number: int
-    module: _Module
+    module: Module
     nets: dict[Bit, int]
 
 
@@ -382,7 +221,7 @@ class _Design:
                 affected += all_of_them
         return affected
 
-    def sweep(self) -> list[_Cone]:
+    def sweep(self) -> list[Cone]:
         """Return for each instance what of it is needed for the outputs of the whole."""
         driver: dict[int, tuple[int, int]] = {}
         for instance in self.instances:
@@ -427,11 +266,11 @@ class _Design:
         return cones
 
 
-def _elaborate(modules: Mapping[str, _Module], top: str) -> _Design:
+def _elaborate(modules: Mapping[str, Module], top: str) -> _Design:
     """Return all instances below `top`, with the nets that lead from one to another."""
     design = _Design()
 
-    def place(module: _Module, nets: dict[Bit, int]) -> None:
+    def place(module: Module, nets: dict[Bit, int]) -> None:
         for bit in module.border:
             if bit not in nets:
                 nets[bit] = design.new()
@@ -465,11 +304,11 @@ def _elaborate(modules: Mapping[str, _Module], top: str) -> _Design:
 _Net = int | tuple[int, Bit]
 
 
-def _chains(design: _Design, cones: Sequence[_Cone]) -> Iterable[list[tuple[_Delay, _Module]]]:
+def _chains(design: _Design, cones: Sequence[Cone]) -> Iterable[list[tuple[Delay, Module]]]:
     """Yield the delays that stand in a row without a tap between them, the last one first."""
     taps: Counter[_Net] = Counter(design.find(net) for net in design.outputs)
     # By the net that it drives: the delay, what drives it, its control.
-    behind: dict[_Net, tuple[_Delay, _Module, _Net, tuple[_Net, ...]]] = {}
+    behind: dict[_Net, tuple[Delay, Module, _Net, tuple[_Net, ...]]] = {}
 
     def net(instance: _Instance, bit: Bit) -> _Net:
         if isinstance(bit, str) or bit in instance.nets:
