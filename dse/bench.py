@@ -47,7 +47,7 @@ STAGE_VERSION = {
     "accuracy": 1,
     "faults": 3,
     "chips": 2,
-    "synthesis": 7,
+    "synthesis": 8,
     "verilog": 3,
     "campaign": 3,
     "verify": 3,

@@ -6,8 +6,10 @@ makes of one module can depend on the others in the same run, so a result must n
 happens to be in the cache. A PE is mapped as one with all below it, as the border of a multiplier
 runs through logic (`whole_pes`). PEs come first: ABC saves area in all others up to their delay.
 Of delay lines one of each length is mapped (`hdl.delay_lines`), of modules that only connect
-others nothing. A group is stored under the hash of its modules, those below them, that delay in
-steps, the family and the tool: another array size costs only the groups that it changes.
+others nothing; a module that is given constants is mapped with them, alone, as they are others in
+each configuration (`hdl.constant_inputs`). A group is stored under the hash of its modules, those
+below them, that delay in steps, the family and the tool: another array size costs only the groups
+that it changes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hdl import netlist_check, yosys
+from hdl.constant_inputs import with_constants
 from hdl.delay_lines import thin, widen
 from hdl.families import Family
 from hdl.netlist import Netlist, netlist_from_json, read_netlist
@@ -114,8 +117,8 @@ def whole_pes(texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]
     )
 
 
-def groups(texts: Mapping[str, str]) -> list[list[str]]:
-    """Return the modules that share a Yosys run.
+def groups(texts: Mapping[str, str], alone: Collection[str] = ()) -> list[list[str]]:
+    """Return the modules that share a Yosys run, without those that are to be `alone`.
 
     A run costs a second before it does anything, so modules are run together where that does
     not make them depend on the size of the array too often: the PEs, by whose delay the others
@@ -123,12 +126,13 @@ def groups(texts: Mapping[str, str]) -> list[list[str]]:
     that connect others.
     """
     pes = [name for name in texts if name.startswith(_PE)]
-    memories = [name for name, text in texts.items() if has_memory(text) and name not in pes]
-    others = [name for name in texts if name not in pes and name not in memories]
+    single = [name for name, text in texts.items() if name in alone or has_memory(text)]
+    single = [name for name in single if name not in pes]
+    others = [name for name in texts if name not in pes and name not in single]
     products = [name for name in others if " * " in texts[name]]
     wiring = [name for name in others if is_wiring(texts[name])]
     rest = [name for name in others if name not in products and name not in wiring]
-    kinds = (pes, *([name] for name in memories), products, rest, wiring)
+    kinds = (pes, *([name] for name in single), products, rest, wiring)
     return [group for group in kinds if group]
 
 
@@ -162,9 +166,12 @@ def map_modules(
         yosys.YosysError: Yosys failed; its work folder stays under `cache`.
         netlist_check.MismatchError: a netlist does not compute what its RTL does.
     """
-    whole_texts, inside_pes = whole_pes(split_modules(verilog))
+    emitted = split_modules(verilog)
+    whole_texts, inside_pes = whole_pes(with_constants(emitted))
     children = instances(whole_texts)
-    shared = groups(whole_texts)
+    shared = groups(
+        whole_texts, alone=[name for name, text in whole_texts.items() if text != emitted[name]]
+    )
     thinned = {name: thin(text) for name, text in whole_texts.items()}
     texts = {name: text for name, (text, _) in thinned.items()}
     done: dict[str, MappedModule] = {}
