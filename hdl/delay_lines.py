@@ -166,7 +166,7 @@ def _line(term: _Place | str, parsed: _Parsed) -> tuple[_Place, list[_Place]] | 
         name, bit = term
         if name in parsed.inputs:
             return (term, passed) if passed else None
-        if name not in parsed.next:
+        if name not in parsed.next or name in parsed.outputs:
             return None
         passed.append(term)
         term = parsed.next[name][bit]
@@ -269,9 +269,11 @@ def _write(text: str, parsed: _Parsed, dropped: set[_Place], gone: set[_Place]) 
         kept = place.get(match[1])
         if kept is None or len(kept) == len(parsed.next[match[1]]):
             return match[0]
-        if not match[2] or match[3]:
-            raise ValueError(f"{match[0]} is read as a whole, of which bits are left out")
-        return f"{match[1]}[{kept[int(match[2])]}]"
+        # What an expression reads is no line, so all of it is still there.
+        high = int(match[2]) if match[2] else len(parsed.next[match[1]]) - 1
+        low = int(match[3]) if match[3] else high if match[2] else 0
+        bits = [f"{match[1]}[{kept[bit]}]" for bit in range(high, low - 1, -1)]
+        return bits[0] if len(bits) == 1 else "{" + ", ".join(bits) + "}"
 
     def term(bit: _Place | str) -> str:
         if isinstance(bit, str):

@@ -149,6 +149,22 @@ def test_what_is_read_elsewhere_too_is_no_line_by_itself():
     assert kind.bits == ((0, 0), (1, 1), (2, 2))
 
 
+def test_a_line_through_an_output_is_left_whole():
+    ports = "input wire aclk, input wire [3:0] d, output reg [3:0] seen = 4'h0, output wire [3:0] q"
+    body = LINE.replace("r <= d;", "seen <= d;\n    r <= seen;") + "  assign q = r;\n"
+    assert thin(module(body, ports)) == (module(body, ports), ())
+
+
+def test_an_expression_still_reads_what_it_read():
+    body = (
+        "  reg [3:0] r = 4'h0;\n  reg s = 1'h0;\n  always @(posedge aclk) begin\n"
+        "    r <= d;\n    s <= (|r[3:2]);\n  end\n  assign q = {s, s, r[1:0]};\n"
+    )
+    thinned, (kind,) = thin(module(body))
+    assert kind.bits == ((0, 0), (1, 1))
+    assert "reg [2:0] r" in thinned and "(|{r[2], r[1]})" in thinned
+
+
 def test_a_row_of_other_primitives_cannot_be_widened():
     _, copies = thin(module(LINE + "  assign q = r;\n"))
     netlist = read_netlist(
